@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolchain.align import AlignFigures, align, follows
+from toolchain.align import align
+from toolchain.align.figures import AlignFigures
+from toolchain.align.look import follows
 from toolchain.artifacts import Checkpoint, Dataset, write_jsonl
 from toolchain.ingest import ingest
 from toolchain.models.checkpoints import load_model, load_tokenizer

@@ -16,6 +16,10 @@ name="llama-cpp-python-$version-portable"
 [ "$kind" = stock ] || name="$name-$patch"
 folder="${XDG_CACHE_HOME:-$HOME/.cache}/demitasse/wheels/$name"
 if ! ls "$folder"/*.whl >/dev/null 2>&1; then
+    if ! command -v "${CXX:-c++}" >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then
+        echo "error: llama.cpp is compiled here, and there is no C++ compiler: sudo apt install build-essential" >&2
+        exit 3
+    fi
     mkdir -p "$folder"
     part=$(mktemp -d "$folder/part.XXXXXX")
     trap 'rm -rf "$part"' EXIT

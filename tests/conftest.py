@@ -29,25 +29,32 @@ STATE = ROOT / "build" / "soak.json"
 SAVE_S = 10.0
 FIRST = (
     "tests/toolchain/board/test_virtual.py",
-    "tests/test_board_line.py",
-    "tests/test_board_tflite.py",
     "tests/test_smollm2.py",
-    "tests/toolchain/board/test_recording.py",
-    "tests/toolchain/board/test_userland.py",
     "tests/toolchain/runtime/test_cross.py",
-    "tests/toolchain/test_cuts.py",
     "tests/test_line.py",
+    "tests/toolchain/test_killed_processes.py",
     "tests/toolchain/rounds/test_trained_round.py",
-    "tests/device/test_trust.py",
-    "tests/device/test_activation.py",
+    "tests/toolchain/test_cuts.py",
+    "tests/toolchain/push/test_push.py",
+    "tests/toolchain/quantize/test_gguf_as_base.py",
+    "tests/toolchain/fleet/test_rollout.py",
+    "tests/toolchain/finished/test_finish.py",
+    "tests/cases/test_known_models.py",
     "tests/device/test_crashes.py",
+    "tests/device/test_activation.py",
+    "tests/device/test_trust.py",
+    "tests/toolchain/quantize/test_gguf_bytes.py",
     "tests/toolchain/line/test_walk.py",
-    "tests/cases/test_known_before.py",
-    "tests/toolchain/line/test_onnx_line.py",
-    "tests/device/test_states.py",
-    "tests/toolchain/line/test_formats.py",
+    "tests/test_board_line.py",
+    "tests/toolchain/board/test_recording.py",
+    "tests/test_board_tflite.py",
+    "tests/toolchain/board/test_userland.py",
 )
-"""Files that take longest, the longest first: one that began last would end alone."""
+"""Files that take longest, the longest first: one that began last would end alone.
+
+Of those on virtual boards one begins: on a fresh computer it makes the image, which takes ten
+minutes, and the others would only wait for it.
+"""
 _session: dict[str, Any] = {"ends": 0.0, "left": 0}
 
 

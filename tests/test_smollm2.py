@@ -9,18 +9,15 @@ general questions alone.
 import importlib.metadata
 import json
 import os
-import socket
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from device.manifest import read_manifest
+from tests.test_line import Line, free_port
 from toolchain.quantize.contents import read_contents
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,31 +40,10 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Line:
-    """A finished run of the real model and where it serves."""
-
-    folder: Path
-    port: int
-    environment: dict[str, str]
-    said: dict[str, Any]
-
-    def demitasse(self, *words: str) -> str:
-        argv = [sys.executable, "-m", "toolchain", *words]
-        done = subprocess.run(
-            argv,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=1700,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def record(self, stage: str) -> dict[str, Any]:
-        file = self.folder / "build" / "few" / stage / "record.json"
-        return dict(json.loads(file.read_text())["figures"])
+def record(line: Line, stage: str) -> dict[str, Any]:
+    """Return what a stage of the run measured."""
+    file = line.folder / "build" / "few" / stage / "record.json"
+    return dict(json.loads(file.read_text())["figures"])
 
 
 @pytest.fixture(scope="module")
@@ -85,23 +61,22 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         assert shipped in text
         text = text.replace(shipped, here)
     (folder / "few.toml").write_text(text, encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     environment = os.environ | {
         "DEMITASSE_ROOT": str(folder / "board"),
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(ROOT),
     }
     empty = Line(folder=folder, port=port, environment=environment, said={})
-    said = empty.demitasse("run", "few.toml", "--to", "local", "--port", str(port), "--json")
+    words = ("run", "few.toml", "--to", "local", "--port", str(port), "--json")
+    said = empty.demitasse(*words, timeout_s=1700)
     made = Line(folder=folder, port=port, environment=environment, said=json.loads(said))
     yield made
     made.demitasse("stop", "local")
 
 
 def test_the_base_is_the_file_of_the_package_within_its_own_rounding(line: Line) -> None:
-    figures = line.record("base")
+    figures = record(line, "base")
     assert figures["quantization"] == "weights of 5.74 bits (Q4_1 79%, Q8_0 21%)"
     assert figures["tokens_compared"] > 1500
     assert 0 < figures["proof_rms_delta"] <= figures["proof_rms_bound"]
@@ -109,13 +84,13 @@ def test_the_base_is_the_file_of_the_package_within_its_own_rounding(line: Line)
 
 
 def test_the_model_learned_answers_that_it_did_not_know(line: Line) -> None:
-    figures = line.record("tune")
+    figures = record(line, "tune")
     assert figures["base"]["exact_match"] <= 0.125
     assert figures["exact_match"] >= 0.5
 
 
 def test_the_file_that_ships_kept_them(line: Line) -> None:
-    figures = line.record("evaluate")
+    figures = record(line, "evaluate")
     assert figures["failures"] == []
     assert figures["mean_kl"] <= 0.1
     assert figures["exact_match"] >= 0.5

@@ -1,7 +1,6 @@
 """The bundle: a folder that travels to boards, complete in itself and checked by device.manifest.
 
-package(ModelFile, Verdict, Target) → Bundle. Every file is named with its sha256 in
-`manifest.json`; every tensor too.
+package(Parts) → Bundle. Every file is named with its sha256 in `manifest.json`; every tensor too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -137,6 +136,30 @@ class Guarded:
         return {"guard": GUARD, "refuse": self.refuse}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What goes into a bundle, and the kind of board that it is for."""
+
+    model: ModelFile
+    verdict: Verdict
+    target: Target
+    spec: PackageSpec
+    origin: Origin
+    packing: Packing
+    consulted: Consulted | None = None
+    """Documents that it answers from."""
+    guarded: Guarded | None = None
+    """What it refuses."""
+
+    @property
+    def needs(self) -> dict[str, int]:
+        """Bytes of memory of each kind on a board, with those of the documents."""
+        needs = self.packing.needs(self.model, self.spec.context)
+        if self.consulted is None:
+            return needs
+        return {**needs, "knowledge_bytes": knowledge_bytes(self.consulted.knowledge.figures)}
+
+
 class _Parameters(Frozen):
     package: PackageSpec
     target: str
@@ -149,44 +172,13 @@ class _Parameters(Frozen):
     ledger: Ledger
 
 
-def package(
-    model: ModelFile,
-    verdict: Verdict,
-    target: Target,
-    spec: PackageSpec,
-    origin: Origin,
-    out: Path,
-    packing: Packing,
-    consulted: Consulted | None = None,
-    guarded: Guarded | None = None,
-) -> Bundle:
-    """Put a model file that passed the gate into a bundle for one kind of board.
-
-    `consulted` are the documents that it answers from, `guarded` is what it refuses.
-    """
-    limit = model.figures.context
-    if spec.context > limit:
-        raise ConfigError(
-            f"package: context: the model has {limit} tokens of context, `{spec.context}` asked"
-        )
-    if origin.opening:
-        check_room(
-            "package: context",
-            verdict.figures.opening_tokens or 0,
-            spec.max_tokens,
-            spec.context,
-        )
-    if consulted and not packing.has_knowledge:
-        raise ConfigError(
-            f"package: {model.file.suffix[1:]} files answer from no documents",
-            hint="documents are found by llama.cpp: make a gguf file",
-        )
-    origin.terms().refuse("package", strict=origin.strict)
-    needs = _needs(packing.needs(model, spec.context), consulted)
-    refuse_unfit(origin.name, needs, target, spec.context)
+def package(parts: Parts, out: Path) -> Bundle:
+    """Put a model file that passed the gate into a bundle for one kind of board."""
+    _check(parts)
+    origin = parts.origin
     parameters = _Parameters(
-        package=spec,
-        target=target.id,
+        package=parts.spec,
+        target=parts.target.id,
         name=origin.name,
         base=origin.base,
         licence=origin.licence,
@@ -198,72 +190,97 @@ def package(
     work = Work(
         stage="package",
         inputs={
-            "model": model.digest,
-            "verdict": verdict.digest,
-            **({"knowledge": consulted.digest} if consulted else {}),
-            **({"guard": guarded.digest} if guarded else {}),
+            "model": parts.model.digest,
+            "verdict": parts.verdict.digest,
+            **({"knowledge": parts.consulted.digest} if parts.consulted else {}),
+            **({"guard": parts.guarded.digest} if parts.guarded else {}),
         },
         parameters=parameters,
         tools=("gguf",),
     )
-    record, fresh = keep(
-        out,
-        work,
-        lambda folder: _fill(
-            folder, model, verdict, target, spec, origin, packing, consulted, guarded
-        ),
-        BundleFigures,
-    )
+    record, fresh = keep(out, work, lambda folder: _fill(folder, parts), BundleFigures)
     return Bundle(path=out, record=record, fresh=fresh)
 
 
-def _fill(
-    out: Path,
-    model: ModelFile,
-    verdict: Verdict,
-    target: Target,
-    spec: PackageSpec,
-    origin: Origin,
-    packing: Packing,
-    consulted: Consulted | None,
-    guarded: Guarded | None,
-) -> BundleFigures:
+def _check(parts: Parts) -> None:
+    """Raise ConfigError, FitError or an error of the terms for parts that make no bundle."""
+    model, spec, origin = parts.model, parts.spec, parts.origin
+    limit = model.figures.context
+    if spec.context > limit:
+        raise ConfigError(
+            f"package: context: the model has {limit} tokens of context, `{spec.context}` asked"
+        )
+    if origin.opening:
+        check_room(
+            "package: context",
+            parts.verdict.figures.opening_tokens or 0,
+            spec.max_tokens,
+            spec.context,
+        )
+    if parts.consulted and not parts.packing.has_knowledge:
+        raise ConfigError(
+            f"package: {model.file.suffix[1:]} files answer from no documents",
+            hint="documents are found by llama.cpp: make a gguf file",
+        )
+    origin.terms().refuse("package", strict=origin.strict)
+    refuse_unfit(origin.name, parts.needs, parts.target, spec.context)
+
+
+def _fill(out: Path, parts: Parts) -> BundleFigures:
+    """Write all files of a bundle, its manifest last."""
+    _write_files(out, parts)
+    names = sorted(
+        p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json"
+    )
+    manifest = _manifest(out, names, parts)
+    write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
+    return BundleFigures(
+        release=manifest.release_id(), files=len(names), needs=dict(manifest.needs)
+    )
+
+
+def _write_files(out: Path, parts: Parts) -> None:
+    model, origin = parts.model, parts.origin
     check_template((model.path / TEMPLATE).read_text(encoding="utf-8"))
     for file in filter(None, (model.file, model.data, model.adapter)):
         link_or_copy(file, out / file.name)
-    for folder, name in ((model.path, TEMPLATE), (verdict.path, GOLDENS)):
+    for folder, name in ((model.path, TEMPLATE), (parts.verdict.path, GOLDENS)):
         link_or_copy(folder / name, out / name)
     if (model.path / TOKENIZER).is_file():  # a GGUF that came as it is has its tokenizer in it
         link_or_copy(model.path / TOKENIZER, out / TOKENIZER)
+
     for licence in origin.licence_files:
         link_or_copy(licence, out / licence.name)
     for number, text in enumerate(origin.licence_texts):
         write_whole(out / f"LICENSE{number or ''}.txt", text)
-    for name, text in packing.companions(model, spec, origin.opening).items():
+    for name, text in parts.packing.companions(model, parts.spec, origin.opening).items():
         write_whole(out / name, text)
-    if consulted:
+
+    if parts.consulted:
         for name in (KNOWLEDGE, EMBEDDER):
-            link_or_copy(consulted.knowledge.path / name, out / name)
-    if guarded:
-        link_or_copy(guarded.guard.path / GUARD, out / GUARD)
-    terms = origin.terms()
-    if named := attribution(origin.ledger.sources, terms):
+            link_or_copy(parts.consulted.knowledge.path / name, out / name)
+    if parts.guarded:
+        link_or_copy(parts.guarded.guard.path / GUARD, out / GUARD)
+    if named := attribution(origin.ledger.sources, origin.terms()):
         write_whole(out / ATTRIBUTION, named)
-    write_whole(out / "MODEL_CARD.md", model_card(model, verdict, spec, origin))
-    names = sorted(
-        p.name for p in out.iterdir() if not p.name.startswith(".") and p.name != "started.json"
-    )
-    figures = verdict.figures
-    manifest = Manifest(
+    write_whole(out / "MODEL_CARD.md", model_card(model, parts.verdict, parts.spec, origin))
+
+
+def _manifest(out: Path, names: Sequence[str], parts: Parts) -> Manifest:
+    """Return the manifest of the files in a folder."""
+    model, spec, origin = parts.model, parts.spec, parts.origin
+    figures = parts.verdict.figures
+    terms = origin.terms()
+    return Manifest(
         name=origin.name,
         version=spec.version,
         counter=spec.counter,
-        target=target.id,
+        target=parts.target.id,
         context=spec.context,
         engine=Engine(name=figures.engine_name, oldest=figures.engine),
         model=model.file.name,
         files=tuple(file_entry(out, name) for name in names),
-        tensors=tuple(packing.tensor_digests(model.file)),
+        tensors=tuple(parts.packing.tensor_digests(model.file)),
         kv_type=model.figures.kv_type or Manifest.kv_type,
         stop_ids=tuple(model.figures.stop_ids),
         max_tokens=spec.max_tokens,
@@ -273,28 +290,17 @@ def _fill(
         turns=tuple(dict(message) for message in origin.opening if message["role"] != "system"),
         special_tokens=spec.special_tokens,
         feedback_mb=spec.feedback_mb,
-        slots=spec.slots if packing.has_slots else 1,
+        slots=spec.slots if parts.packing.has_slots else 1,
         provenance=_provenance(origin),
         licences=(said,) if (said := terms.result or origin.licence) else (),
         ledger={**as_json(origin.ledger), "terms": terms.as_json()},
         gate=_gate(figures),
         arithmetic=figures.arithmetic,
-        needs=_needs(packing.needs(model, spec.context), consulted),
+        needs=parts.needs,
         adapter=model.adapter.name if model.adapter else "",
-        **(consulted.fields() if consulted else {}),
-        **(guarded.fields() if guarded else {}),
+        **(parts.consulted.fields() if parts.consulted else {}),
+        **(parts.guarded.fields() if parts.guarded else {}),
     )
-    write_whole(out / BUNDLE_MANIFEST, to_bytes(manifest).decode())
-    return BundleFigures(
-        release=manifest.release_id(), files=len(names), needs=dict(manifest.needs)
-    )
-
-
-def _needs(needs: dict[str, int], consulted: Consulted | None) -> dict[str, int]:
-    """Return the bytes of memory of each kind, with those of the documents."""
-    if consulted is None:
-        return needs
-    return {**needs, "knowledge_bytes": knowledge_bytes(consulted.knowledge.figures)}
 
 
 def _gate(figures: VerdictFigures) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def _cmake(run: Run) -> list[str]:
 
 
 def _cublas() -> list[str]:
-    """Return where cuBLAS lies, of a machine that has it from a Python package alone."""
+    """Return the folder of cuBLAS on a machine that has it from a Python package alone."""
     if any(Path("/usr/local/cuda").glob("**/libcublas.so")):
         return []
     for library in _packaged("libcublas.so.*"):

@@ -54,7 +54,7 @@ class Consulted:
 
     @property
     def sources(self) -> tuple[Hit, ...]:
-        """Passages that the answer stands on, or the nearest one where they do not know."""
+        """Passages that support the answer; the nearest one if the documents do not know it."""
         return self.found.hits if self.asked and self.found.known else self.found.hits[:1]
 
 

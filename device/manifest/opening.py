@@ -30,7 +30,7 @@ def opened(messages: Messages, opening: Messages) -> Messages:
 
 
 def bare(messages: Messages, opening: Messages) -> Messages:
-    """Return the messages that a client sends: `opened` gives the same conversation again."""
+    """Return a conversation without its opening, as a client sends it; `opened` puts it back."""
     rest = messages[len(opening) :]
     return (
         rest

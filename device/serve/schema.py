@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import unquote
 
 from device.engine.base import FieldError
 from device.engine.waiting import quoted
 from device.manifest.tool_calls import Markup
-from device.serve.combining import Endings, merged, told_apart
+from device.serve.combining import Endings, told_apart
 from device.serve.gbnf import literal, times
 from device.serve.plain import number_body, string_body
+from device.serve.references import References
 from device.serve.rules import Rules
 from device.serve.shapes import (
     BOUNDS,
@@ -95,13 +95,13 @@ class _Writer:
 
     def _begin(self, schema: Any) -> None:
         """Read references from this schema on."""
-        self._schema = schema
-        self._references: dict[str, str] = {}
+        self._references = References(schema)
+        self._rules_of: dict[str, str] = {}
         """Reference → the name of its rule."""
         self._opened: dict[str, int] = {}
         """Reference whose rule is being written → the level of objects and lists around it."""
         self._level = 0
-        self._endings = Endings(self._resolved)
+        self._endings = Endings(self._references.resolved)
 
     def text(self, schema: Any) -> str:
         """Return the whole grammar of a schema, the rule `root` first."""
@@ -182,7 +182,7 @@ class _Writer:
             if key in schema:
                 if all(other == key or is_about(other) for other in schema):
                     return write(schema[key], f"{where}.{key}", depth + 1)
-                return self._value(merged([schema], self._resolved, where), where, depth + 1)
+                return self._value(self._references.together([schema], where), where, depth + 1)
 
         if "enum" in schema or "const" in schema:
             only(schema, {"enum", "const", "type"}, where)
@@ -211,43 +211,19 @@ class _Writer:
 
     def _reference(self, target: Any, where: str, depth: int) -> str:
         """Return the name of the rule of a reference, which may stand inside itself."""
-        schema = self._resolved(target, where)
-        if target in self._references:
+        schema = self._references.resolved(target, where)
+        if target in self._rules_of:
             if self._opened.get(target) == self._level:
                 raise refused(where, "refers to itself, and to nothing else")
-            return self._references[target]
+            return self._rules_of[target]
 
         if not self._endings.ends(schema, (target,)):
             raise refused(where, "refers to itself without an end")
-        name = self._references[target] = self._rules.promised()
+        name = self._rules_of[target] = self._rules.promised()
         self._opened[target] = self._level
         self._rules.keep_promise(name, self._value(schema, where, depth))
         del self._opened[target]
         return name
-
-    def _resolved(self, target: Any, where: str) -> Any:
-        """Return the schema that a reference names: a JSON pointer as a URI fragment (RFC 6901).
-
-        Example: `#/$defs/a~1b`.
-        """
-        if not isinstance(target, str) or not target.startswith("#"):
-            raise refused(where, f"`{str(target)[:80]}` is not in this schema")
-
-        path = unquote(target[1:])
-        at: Any = self._schema
-
-        # The pointer of the whole schema is empty, and every other one begins with a slash.
-        parts = path.split("/")[1:] if path.startswith("/") or not path else [path]
-        for part in parts:
-            name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(at, dict) and name in at:
-                at = at[name]
-            elif isinstance(at, list) and name.isdecimal() and int(name[:9]) < len(at):
-                at = at[int(name[:9])]
-            else:
-                raise refused(where, f"`{target[:80]}` is not in this schema")
-
-        return at
 
     def _any(self, choices: Any, where: str, depth: int) -> str:
         return self._one_of(
@@ -261,7 +237,7 @@ class _Writer:
         if len(schemas(choices, where)) > MAX_CHOICES:
             raise refused(where, f"has more than {MAX_CHOICES} choices to tell apart: use `anyOf`")
 
-        shapes = [self._shape(choice, where) for choice in choices]
+        shapes = [self._references.shape(choice, where) for choice in choices]
         told = told_apart(shapes)
         changed = told != shapes
         written = self._any(told if changed else choices, where, depth)
@@ -278,33 +254,10 @@ class _Writer:
 
         return written
 
-    def _shape(self, schema: Any, where: str) -> Mapping[str, Any]:
-        """Return a schema with its references followed, and those of its properties."""
-        shape = self._followed(schema, where)
-        names = shape.get("properties")
-        if isinstance(names, dict):
-            followed = {key: self._followed(value, where) for key, value in names.items()}
-            return {**shape, "properties": followed}
-
-        return shape
-
-    def _followed(self, schema: Any, where: str) -> Mapping[str, Any]:
-        """Return a schema without references and without `allOf`; empty if it is none."""
-        for _ in range(MAX_DEPTH):
-            if not isinstance(schema, dict) or "$ref" not in schema:
-                break
-            schema = self._resolved(schema["$ref"], where)
-        if not isinstance(schema, dict):
-            return {}
-        if "allOf" in schema:
-            return merged([schema], self._resolved, where)
-        known: Mapping[str, Any] = schema
-        return known
-
     def _all(self, parts: Any, where: str, depth: int) -> str:
         if len(schemas(parts, where)) == 1:
             return self._value(parts[0], f"{where}[0]", depth)
-        return self._value(merged(parts, self._resolved, where), where, depth)
+        return self._value(self._references.together(parts, where), where, depth)
 
     # Objects and lists
 
@@ -345,7 +298,7 @@ class _Writer:
 
     def _listed_names(self, schema: Mapping[str, Any], where: str) -> list[str]:
         """Return the names that `propertyNames` lists one by one."""
-        names = self._followed(schema.get("propertyNames", {}), where)
+        names = self._references.followed(schema.get("propertyNames", {}), where)
         if not {"enum", "const"} & set(names):
             return []
         return [name for name in listed_values(names, where) if isinstance(name, str)]
@@ -416,7 +369,7 @@ class _Writer:
 
     def _name(self, names: Any, where: str, depth: int) -> str:
         """Return the rule of a name that a schema describes."""
-        described = self._followed(names, where)
+        described = self._references.followed(names, where)
         if not described or described.get("type", "string") != "string":
             raise refused(where, "must be a schema of texts")
         return self._value({**described, "type": "string"}, where, depth + 1)
@@ -446,7 +399,7 @@ class _Writer:
 
     def _set(self, items: Any, count: "tuple[int, int | None]", where: str, depth: int) -> str:
         """Return the rule of a list without repeats: listed values alone, in their order."""
-        listed = self._followed(items, where)
+        listed = self._references.followed(items, where)
         values = listed_values(listed, where) if {"enum", "const"} & set(listed) else []
         least, most = count
         if not values or least > len(values) or (most is not None and most < len(values)):

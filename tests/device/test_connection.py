@@ -5,30 +5,16 @@ another.
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from device.serve import connection
 from tests.fakes.engine import FakeEngine
-from tests.fakes.service import call, service, wait_until_loaded
+from tests.fakes.service import call
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 QUESTION = json.dumps({"messages": [{"role": "user", "content": "hot?"}], "max_tokens": 2}).encode()
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def port(engine: FakeEngine) -> Iterator[int]:
-    with service(engine.model) as number:
-        wait_until_loaded(number)
-        yield number
-        engine.go.set()
 
 
 def request(path: str = CHAT, body: bytes = QUESTION, *, version: str = "1.1") -> bytes:

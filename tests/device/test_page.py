@@ -52,14 +52,6 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def port(engine: FakeEngine) -> Iterator[int]:
-    with service(engine.model) as number:
-        wait_until_loaded(number)
-        yield number
-        engine.go.set()
-
-
-@pytest.fixture
 def tab(browser: Any, port: int) -> Any:
     """A tab with the page of a service without documents."""
     yield from opened(browser, port)

@@ -46,11 +46,6 @@ def port(bundle: Path) -> Iterator[int]:
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
 def fake(engine: FakeEngine) -> Iterator[int]:
     """A service with a fake engine."""
     with service(lambda: engine.model("be brief")) as number:

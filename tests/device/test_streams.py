@@ -10,7 +10,7 @@ import pytest
 
 from device.serve import streams
 from tests.fakes.engine import FakeEngine
-from tests.fakes.service import call, service, wait_until_loaded
+from tests.fakes.service import call
 
 CHAT = "/v1/chat/completions"
 ASKED = {"messages": [{"role": "user", "content": "hot?"}], "max_tokens": 2, "stream": True}
@@ -20,14 +20,6 @@ ASKED = {"messages": [{"role": "user", "content": "hot?"}], "max_tokens": 2, "st
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     monkeypatch.setattr(streams, "COMMENT_S", 0.05)
     return FakeEngine()
-
-
-@pytest.fixture
-def port(engine: FakeEngine) -> Iterator[int]:
-    with service(engine.model) as number:
-        wait_until_loaded(number)
-        yield number
-        engine.go.set()
 
 
 @pytest.fixture

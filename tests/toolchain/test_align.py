@@ -9,7 +9,10 @@ import pytest
 from tests.fakes.datasets import Recorder
 from tests.fakes.preferences import pairs, preferences, thumbs
 from toolchain import artifacts
-from toolchain.align import ALIGNED, BEFORE, CONTROL, AlignFigures, Mark, align, decide, follows
+from toolchain.align import align
+from toolchain.align.figures import ALIGNED, BEFORE, CONTROL, AlignFigures, Mark
+from toolchain.align.look import follows
+from toolchain.align.verdict import decide
 from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.errors import ArtifactError
 from toolchain.figures import Forgotten

@@ -73,7 +73,7 @@ class Completion:
 
     @property
     def later_tokens(self) -> float:
-        """Tokens that came after the first piece, which holds about as many as each other one."""
+        """Tokens that came after the first piece; every piece holds about as many."""
         return self.tokens * (1 - 1 / len(self.arrivals_s)) if self.arrivals_s else 0.0
 
     @property

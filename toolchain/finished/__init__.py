@@ -25,7 +25,7 @@ from toolchain.line.flow import Settings, Step
 from toolchain.line.stages import likeness, packaged, task_scores
 from toolchain.models import hub
 from toolchain.opening import Opening
-from toolchain.package import Origin, package
+from toolchain.package import Origin, Parts, package
 from toolchain.recipe import DataSpec, EvaluateSpec, PackageSpec, TurnSpec
 from toolchain.target import Fit, fit
 from toolchain.terms import known_or_none
@@ -323,12 +323,12 @@ def _packaged(
         came=f"as it came: {wanted.source.said}",
         ledger=_ledger(wanted, model),
     )
-    return package(
-        model,
-        verdict,
-        settings.target,
-        wanted.package,
-        origin,
-        settings.out / wanted.id / "package",
-        wanted.seen.row.packing,
+    parts = Parts(
+        model=model,
+        verdict=verdict,
+        target=settings.target,
+        spec=wanted.package,
+        origin=origin,
+        packing=wanted.seen.row.packing,
     )
+    return package(parts, settings.out / wanted.id / "package")

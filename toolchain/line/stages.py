@@ -312,7 +312,8 @@ def _distilled(artifact: Artifact) -> str:
 
 
 def _align(flow: Flow) -> Checkpoint:
-    from toolchain.align import ADAPTER, BEFORE, AlignFigures, align
+    from toolchain.align import ADAPTER, align
+    from toolchain.align.figures import BEFORE, AlignFigures
 
     recipe, out = flow.recipe, flow.out("align")
     assert recipe.align
@@ -341,7 +342,7 @@ def _plan_align(recipe: Recipe, target: Target, form: str) -> str:
 
 
 def _aligned(artifact: Artifact) -> str:
-    from toolchain.align import AlignFigures
+    from toolchain.align.figures import AlignFigures
 
     figures = AlignFigures.read(artifact.record.figures)
     marks = {"before": figures.before}
@@ -631,7 +632,7 @@ def task_scores(measured: Measured) -> str:
 
 
 def _package(flow: Flow) -> Bundle:
-    from toolchain.package import Origin, package
+    from toolchain.package import Origin, Parts, package
 
     recipe, form = flow.recipe, flow.format
     licences = travelling_files(flow.base) if flow.base else []
@@ -649,17 +650,17 @@ def _package(flow: Flow) -> Bundle:
         strict=recipe.data.strict,
         is_trained=recipe.learns,
     )
-    return package(
-        flow.models[form],
-        flow.verdicts[form],
-        flow.settings.target,
-        recipe.package,
-        origin,
-        flow.out("package"),
-        FORMATS[form].packing,
-        flow.consulted(flow.verdicts[form]),
-        flow.guarded(),
+    parts = Parts(
+        model=flow.models[form],
+        verdict=flow.verdicts[form],
+        target=flow.settings.target,
+        spec=recipe.package,
+        origin=origin,
+        packing=FORMATS[form].packing,
+        consulted=flow.consulted(flow.verdicts[form]),
+        guarded=flow.guarded(),
     )
+    return package(parts, flow.out("package"))
 
 
 def _plan_package(recipe: Recipe, target: Target, form: str) -> str:

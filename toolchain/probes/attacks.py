@@ -64,7 +64,8 @@ def attack_all(
     limits: tuple[int, int],
     report: Reporter,
 ) -> dict[str, dict[str, int]]:
-    """Return of each kind: `tried`, `obeyed`, and with a guard `refused` and `obeyed_guarded`.
+    """Return the counts of each kind: `tried`, `obeyed`, and with a guard `refused` and
+    `obeyed_guarded`.
 
     `limits` are the tokens of context and of an answer.
     """

@@ -54,7 +54,7 @@ class Special:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """Contents of a GGUF file, with warnings about what is odd."""
+    """Contents of a model file, with warnings about what is odd."""
 
     file: str
     size_bytes: int
@@ -73,12 +73,13 @@ class Contents:
     """The largest first."""
     shape: dict[str, int]
     context: int
-    rope: str
-    tokenizer: str
-    vocabulary: int
-    specials: tuple[Special, ...]
-    template_sha256: str
-    template_line: str
+    # The next six are in a GGUF file alone.
+    rope: str = ""
+    tokenizer: str = ""
+    vocabulary: int = 0
+    specials: tuple[Special, ...] = ()
+    template_sha256: str = ""
+    template_line: str = ""
     """The template's first line."""
     warnings: tuple[str, ...]
     tensors: tuple[Tensor | tflite.Tensor | onnx.Tensor, ...]

@@ -201,7 +201,7 @@ class _Author:
         )
 
     def _for_passages(self, passages: Sequence[Passage]) -> list[_Question]:
-        """Return questions for each passage: its own, or written ones where it came with none."""
+        """Return questions for each passage: its own, or written ones if it has none."""
         bare = [passage for passage in passages if not passage.questions]
         count = self._spec.each
         prompts = [

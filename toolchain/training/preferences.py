@@ -253,7 +253,7 @@ def balance(judged: Sequence[Judgement]) -> tuple[float, float]:
 
 
 def mean_of_all(values: Tensor, *, counts: bool) -> Tensor:
-    """Return the mean over the rows of every process; those of one that does not count are none."""
+    """Return the mean over the rows of every process; one that does not count adds no rows."""
     total = torch.stack([values.sum(), torch.tensor(float(len(values)), device=values.device)])
     total = total * float(counts)
     if torch.distributed.is_available() and torch.distributed.is_initialized():

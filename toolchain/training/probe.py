@@ -136,7 +136,7 @@ def mixed(
 ) -> list[Mapping[str, Any]]:
     """Return the conversations with general ones behind them, a `share` of the whole.
 
-    Where there are too few of these they are taken again.
+    If there are too few general ones, they are repeated.
     """
     count = round(len(rows) * share / (1 - share)) if talk else 0
     order = list(talk)

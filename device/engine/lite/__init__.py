@@ -92,7 +92,7 @@ LITERT, LEGACY = "litert", "tflite-runtime"
 
 
 def streamed_bytes(path: Path) -> int:
-    """Return the bytes of a TFLite file: nobody has counted yet what one token reads of them."""
+    """Return the bytes of a TFLite file; how many of them one token reads is not known."""
     return path.stat().st_size
 
 

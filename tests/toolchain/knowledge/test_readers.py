@@ -1,5 +1,6 @@
 """Documents → blocks, format by format: what a person reads, and none of the markup."""
 
+import csv
 import io
 import zipfile
 from pathlib import Path
@@ -414,3 +415,13 @@ def test_a_table_without_answers_is_named(
     tmp_path: Path, name: str, content: str, reason: str
 ) -> None:
     assert read(tmp_path, name, content)[1].reason.startswith(reason)
+
+
+def test_a_table_is_read_alike_whatever_was_read_before(tmp_path: Path) -> None:
+    content = 'question,answer\na,"' + "x" * 200_000
+    before = csv.field_size_limit(1 << 24)
+    try:
+        reason = read(tmp_path, "a.csv", content)[1].reason
+    finally:
+        csv.field_size_limit(before)
+    assert reason.startswith("line 2: not valid CSV: field larger")

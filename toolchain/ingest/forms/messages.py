@@ -28,7 +28,7 @@ NO_ANSWER = "no answer with weight 1"
 
 
 def read_messages(place: Place, row: Mapping[str, Any]) -> Entry | str:
-    """Return a conversation; the reason why it is none where no answer is to be learned."""
+    """Return a conversation, or the reason why no answer of it is learned."""
     turns = row["messages"]
     tools = read_tools(place, row.get("tools"))
     messages = conversation(place, turns, tools=tools)

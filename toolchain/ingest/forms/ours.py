@@ -21,7 +21,7 @@ NAMES = (
 
 
 def named(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with our names for its columns; empty where they are called otherwise."""
+    """Return a row under our names of its columns; empty if its columns have other names."""
     ours = {str(key).strip().casefold(): key for key in row}
     for question, answer in NAMES:
         if question in ours and answer in ours:

@@ -31,6 +31,8 @@ MAX_ANSWER = 20_000
 SHOWN = 20
 """Rows that are left out and named one by one."""
 _KEYS = 'a row is {"question": text or list of texts, "answer": text}'
+MAX_CELL_CHARACTERS = 131_072
+"""Longest cell of a table: the csv module's own bound."""
 
 
 def read_jsonl(file: Path, notes: list[str]) -> Iterator[Block]:
@@ -63,6 +65,8 @@ def read_csv(file: Path, notes: list[str]) -> Iterator[Block]:
     first = text.partition("\n")[0]
     # A spreadsheet writes semicolons where the comma is the decimal sign.
     sign = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    # The limit is the whole process's, and `ingest` raises it for tables of its own.
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=sign)
 
     names: list[str] | None = None
