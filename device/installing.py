@@ -37,7 +37,7 @@ ROOT = "~/.local/share/demitasse"
 """Usual folder of a store, under its owner's home."""
 MAX_PROGRAM_BYTES = 16 << 20
 ZIP = b"PK\x03\x04"
-"""First bytes of the agent, which follows the lines of a shell program in the installer's file."""
+"""First bytes of the agent, which follows lines of shell in the installer's file."""
 EXECUTE_S = 3600.0
 MAX_DETAIL = 512
 """Maximum characters of a line of feedback; hawkBit's column for a message has 512."""

@@ -3,6 +3,7 @@
 Mender calls it with a state and a folder, and reads its exit code and what it prints
 (mendersoftware/mender, Documentation/update-modules-v3-file-api.md). The switch is ours: it checks
 signatures and goldens and goes back by itself. So `ArtifactRollback` finds mostly nothing to do.
+Questions are answered by the module's lines of shell (toolchain/updates/program.py).
 The rule: what ran before the update is noted in the update's own folder before anything changes.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from device import disk
+from device import disk, service
 from device.deployment import read_deployment
 from device.errors import DeviceError
 from device.installing import (
@@ -33,23 +34,16 @@ from device.store import Deployment, Store
 
 BEFORE = "before.json"
 """File in the update's `tmp` with the deployment that ran before it."""
-ANSWERS = {"SupportsRollback": "Yes", "NeedsArtifactReboot": "No"}
-"""Question of Mender → our answer; to any other question nothing is answered."""
 
 
 def mender(argv: list[str]) -> int:
     """Do what one state of an update asks; an unknown state is none of ours."""
-    if not argv:
+    if len(argv) != 2:
         raise DeviceError("usage", "a state of a Mender update, and its folder")
-    state = argv[0]
-    if state in ANSWERS:
-        print(ANSWERS[state])
-        return 0
-    if state not in _STATES or len(argv) != 2:
-        return 0
 
+    state, folder = argv
     try:
-        _STATES[state](Path(argv[1]))
+        _STATES.get(state, _nothing)(Path(folder))
     except (DeviceError, ManifestError) as error:
         # Mender keeps what a module writes to stderr in the deployment's log.
         print(*words_of(error), sep="\n", file=sys.stderr)
@@ -90,10 +84,10 @@ def _roll_back(folder: Path) -> None:
 
     before = read_deployment(noted)
     store = open_store()
-    confirmed, current = store.confirmed(), store.current()
+    confirmed = store.confirmed()
     if confirmed and confirmed.release == release and (not before or before.release != release):
         _take_back(store, before)
-    elif before and current != before:
+    elif before and not store.is_stopped and not _runs(store, before):
         _finish_way_back(store, before, owner)
 
 
@@ -105,6 +99,14 @@ def _take_back(store: Store, before: "Deployment | None") -> None:
     now = call(store, "rollback")["release"]
     if not now or now["release"] != before.release:
         raise DeviceError("no_previous", f"release {before.release[:12]} is not on this board")
+
+
+def _runs(store: Store, before: Deployment) -> bool:
+    return store.current() == before and service.healthy(before.port) is not None
+
+
+def _nothing(folder: Path) -> None:
+    """Do nothing, as a state asks that is none of ours."""
 
 
 def _finish_way_back(store: Store, before: Deployment, owner: Owner) -> None:

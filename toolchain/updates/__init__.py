@@ -72,7 +72,7 @@ def parcel_of(
 def leave(parcel: Parcel, name: str, out: Path) -> Leaving:
     """Write a parcel in one form, with the program that boards install it with."""
     form = form_of(name)
-    program = installer(form.verb)
+    program = installer(form.shell)
     readme = (_READMES / f"{name}.md").read_text(encoding="utf-8")
     signatures = [parcel.release.signature, parcel.runtime.signature if parcel.runtime else b""]
     parameters = _Parameters(

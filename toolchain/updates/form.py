@@ -72,8 +72,8 @@ class Leaving(Artifact):
 class Form:
     """One update server's form: a row of `FORMS`."""
 
-    verb: str
-    """Verb of the agent that the board's installer calls."""
+    shell: str
+    """Lines of the board's installer before the agent."""
     program: str
     """Name of the installer's file."""
     fill: Callable[[Parcel, Path], None]

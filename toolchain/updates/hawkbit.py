@@ -11,6 +11,7 @@ from typing import Any
 
 from toolchain.files import whole_file, write_whole
 from toolchain.updates.form import Form, Parcel
+from toolchain.updates.program import INSTALL
 from toolchain.updates.tar import Member
 
 ARTIFACTS = "artifacts"
@@ -41,4 +42,4 @@ def _write(member: Member, folder: Path) -> dict[str, Any]:
     return {"filename": member.name, "size": member.size, "hashes": hashes}
 
 
-FORM = Form(verb="install", program="demitasse-install", fill=fill)
+FORM = Form(shell=INSTALL, program="demitasse-install", fill=fill)

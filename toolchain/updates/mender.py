@@ -11,6 +11,7 @@ from typing import Any
 
 from toolchain.files import whole_file
 from toolchain.updates.form import Form, Parcel
+from toolchain.updates.program import MENDER
 from toolchain.updates.tar import Member, tar_chunks
 
 TYPE = "demitasse"
@@ -76,4 +77,4 @@ def _sha256(member: Member) -> str:
     return total.hexdigest()
 
 
-FORM = Form(verb="mender", program=TYPE, fill=fill)
+FORM = Form(shell=MENDER, program=TYPE, fill=fill)
