@@ -171,7 +171,7 @@ def become(owner: Owner) -> None:
 
     os.environ.update(HOME=account.pw_dir, USER=owner.user, LOGNAME=owner.user)
     os.environ["XDG_RUNTIME_DIR"] = f"/run/user/{account.pw_uid}"
-    os.chdir(account.pw_dir)
+    os.chdir("/")  # the folder that root called from may be closed to the owner
 
 
 def open_store() -> Store:
