@@ -72,7 +72,7 @@ def read_update(content: bytes) -> Update:
     """Return the checked fields of `update.json`; raise ManifestError `bad_update`."""
     if len(content) > MAX_UPDATE_BYTES:
         raise ManifestError("bad_update", f"`{UPDATE}` is larger than {MAX_UPDATE_BYTES:,} bytes")
-    fields = _object(content, UPDATE)
+    fields = _object(content, f"`{UPDATE}`")
     if fields.get("schema") != SCHEMA:
         raise ManifestError(
             "newer_schema", f"`{UPDATE}` has schema {str(fields.get('schema'))[:20]}"
