@@ -44,6 +44,7 @@ def device(box: Box) -> Iterator[MenderClient]:
     """Mender's client on a board that runs release 1, before and after the test."""
     assert box.running == "1"
     yield client(box)
+    assert box.running == "1"
 
 
 @pytest.fixture
