@@ -10,6 +10,7 @@ from toolchain.show.fit import fitted
 from toolchain.show.fleets import fleet_bench, fleet_rollback, fleet_status, rolled_out
 from toolchain.show.line import deployed, exported, left, plan, schemes, walked
 from toolchain.show.measured import bench, calibrated, compared
+from toolchain.show.proofs import proof
 from toolchain.show.rounds import answers, discarded, harvested, labels, rounds_compared
 from toolchain.show.sources import sources
 from toolchain.show.words import size
@@ -36,6 +37,7 @@ __all__ = [
     "left",
     "one_target",
     "plan",
+    "proof",
     "rolled_out",
     "rounds_compared",
     "runtime",
