@@ -100,7 +100,11 @@ def one_target(board: Target, proofs: "Sequence[SignedProof]", *, as_json: bool)
         console.show_json(_target_fields(board, proofs))
         return
     rows = [[name, plain(value), board.source_of(name)] for name, value in board.facts()]
-    console.show_table(("fact", "value", "source"), rows, title=f"{board.id}: {board.name}")
-    console.show_text("\n" + "\n".join(proved_by(proofs_of(board, proofs))))
+    own = proofs_of(board, proofs)
+    unproved = "" if own else " (not yet proved on hardware)"
+    title = f"{board.id}: {board.name}{unproved}"
+    console.show_table(("fact", "value", "source"), rows, title=title)
+    for line in proved_by(own):
+        console.show_text(f"\n{line}")
     for note in board.notes:
         console.show_text(f"\nnote: {note}")

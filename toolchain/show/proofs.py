@@ -54,8 +54,6 @@ def proved(proofs: Sequence[SignedProof]) -> str:
 
 def proved_by(proofs: Sequence[SignedProof]) -> list[str]:
     """Return a line a proof: when, by whose key, with what, and what limits it."""
-    if not proofs:
-        return ["proved: never on a real one"]
     return [
         f"proved: {each.proof.date} by {each.signer}, demitasse {each.proof.tool}, "
         + ", ".join([f"{row.test} {row.median_ts:.2f} tokens/s" for row in each.proof.rows])
