@@ -3,15 +3,19 @@
 import json
 import os
 import pwd
+import random
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
+from tests.conftest import Rounds
 from tests.fakes import signers
 from tests.fakes.fleet import free_port
 from tests.fakes.hawkbit import DEVICE, RAUC_CLIENT, TOKEN, Client, serving
@@ -128,6 +132,66 @@ def installed(box: Box, folder: Path, code: int) -> str:
     assert done.returncode == code, done.stdout + done.stderr
     fault = json.loads(done.stdout).get("error", {})
     return f"{fault['code']}: {fault['message']}" if fault else done.stdout
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder", "missing"])
+def test_a_cargo_that_is_no_plain_file_is_not_opened(
+    box: Box, first: Path, tmp_path: Path, kind: str
+) -> None:
+    shutil.copy(first / "artifacts" / "update.json", tmp_path)
+    cargo = tmp_path / "release.cargo"
+    if kind == "link":
+        cargo.symlink_to(first / "artifacts" / "release.cargo")
+    elif kind == "fifo":
+        os.mkfifo(cargo)
+    elif kind == "folder":
+        cargo.mkdir()
+    said = installed(box, tmp_path, 1)
+    assert said.startswith("missing_file: the update's files cannot be read: ")
+
+
+def test_an_update_that_the_disk_cannot_hold_is_refused_before_it_is_read(
+    box: Box, first: Path, tmp_path: Path
+) -> None:
+    shutil.copy(first / "artifacts" / "update.json", tmp_path)
+    head, _, rest = (first / "artifacts" / "release.cargo").read_bytes().partition(b"\n")
+    line = json.loads(head)
+    line["blobs"][0] = ["f" * 64, 1 << 40]
+    (tmp_path / "release.cargo").write_bytes(json.dumps(line).encode() + b"\n" + rest)
+    assert installed(box, tmp_path, 1).startswith("disk_full: the disk is full: 1,099,511,627,776")
+    assert box.running == "1"
+
+
+@pytest.mark.slow
+@pytest.mark.soak(row=1, short=2, whole=300)
+def test_an_install_may_end_at_any_moment(
+    rounds: Rounds, publisher: Publisher, first: Path, tmp_path: Path
+) -> None:
+    """The power goes at a random moment; the same call then brings what it had begun."""
+    board = Box(tmp_path / "home", first / "demitasse-install", trusts=publisher.key)
+    began = time.monotonic()
+    installed(board, first / "artifacts", 0)
+    longest_s, before = 1.2 * (time.monotonic() - began), "1"
+    for number in rounds:
+        version = 100 + number
+        payload = number.to_bytes(4, "big") * 500_000
+        update = publisher.update("hawkbit", version, payload=payload).path / "artifacts"
+        child = subprocess.Popen(
+            [board.program, update], env=board.environment, stdout=subprocess.DEVNULL
+        )
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=random.Random(number).uniform(0.0, longest_s))
+        board.off()
+        child.wait()
+
+        running = board.agent("status")["release"]["version"]
+        assert running in (before, str(version))
+        rounds.saw("the old release" if running == before else "the new one")
+        installed(board, update, 0)
+        assert board.running == str(version)
+        before = str(version)
+        shutil.rmtree(update.parent.parent)
+    board.off()
 
 
 @pytest.mark.parametrize(
