@@ -113,4 +113,4 @@ def _heat(record: Proof) -> str:
     before, after, highest = heat.before.temperature_c, heat.after.temperature_c, heat.highest_c
     if before is None or after is None or highest is None:
         return "not measured: the board has no sensor that can be read"
-    return f"{before:.0f} °C before, {after:.0f} °C after, {highest:.0f} °C at most"
+    return f"{before:.1f} °C before, {after:.1f} °C after, {highest:.1f} °C at most"

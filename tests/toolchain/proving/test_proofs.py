@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.fakes import signers
 from tests.fakes.board import FakeConnection
@@ -17,6 +18,7 @@ from toolchain import show, signing, target
 from toolchain.bench import bench
 from toolchain.board.device import Device
 from toolchain.board.kind import REAL, THIS_COMPUTER, VIRTUAL, Kind
+from toolchain.cli import app
 from toolchain.errors import ArtifactError, BoardError, ToolchainError, TrustError
 from toolchain.proving import check_board, proof_of
 from toolchain.proving.kept import counts_for, folder, proofs_of
@@ -236,6 +238,29 @@ def test_targets_say_who_proved_them_and_when(capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out.splitlines()
     assert "not yet proved on hardware" in said[0]
     assert not [line for line in said if line.startswith("proved: ")]
+
+
+def said(*words: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["prove", *words])
+    return getattr(done.exception, "exit_code", done.exit_code), done.stdout, str(done.exception)
+
+
+def test_a_proof_of_somebody_is_checked_and_shown(file: Path) -> None:
+    code, shown, _ = said("--check", str(file))
+    assert code == 0
+    for text in ("Raspberry Pi 5 Model B", "8, equal token for token", "82.5 °C at most", "12.50"):
+        assert text in shown
+    assert "mind: other programs worked on the board meanwhile" in shown
+    code, shown, _ = said("--check", str(file), "--json")
+    assert json.loads(shown)["target"] == "rpi-5-4gb"
+
+    change(file, "board", "cores", value=64)
+    assert said("--check", str(file))[0] == 8
+
+
+@pytest.mark.parametrize("words", [(), ("local", "--check", "x.json")])
+def test_either_a_board_or_a_file_is_named(words: tuple[str, ...]) -> None:
+    assert said(*words) == (2, "", "give either a board, or --check FILE")
 
 
 def test_what_a_proof_cannot_say_is_said_with_it() -> None:
