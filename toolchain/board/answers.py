@@ -68,7 +68,7 @@ class Facts(_Said):
     cpu_name: Text
     cpu_features: list[Text]
     machine: Text
-    virtual: bool = False
+    virtual: bool
     userland_bits: Count
     cores: Count | None
     cpus_allowed: Count | None
