@@ -113,6 +113,7 @@ def test_a_file_of_another_size_is_found_before_a_byte_is_written(
         (("--as", "mendr"), "--as: unknown form `mendr`"),
         (("--device-type", "till"), "--device-type: is for an update"),
         (("--with-runtime",), "--with-runtime: is for an update"),
+        (("--as", "mender", "--dry-run"), "--dry-run: a bundle has no stages to plan"),
     ],
 )
 def test_what_cannot_be_is_said(

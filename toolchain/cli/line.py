@@ -49,6 +49,7 @@ from toolchain.cli.words import (
     To,
     app,
     open_one_of,
+    refuse_given,
     settings_for,
 )
 from toolchain.delivery import Delivery, Terms, deliver, host_name_of, look_first, origin_of
@@ -231,7 +232,8 @@ def package(
 ) -> None:
     """Package a recipe's model, or a finished one; the help text stands in the stage's row."""
     leaves = leave_of(form, device_type, with_runtime=with_runtime, sign=sign)
-    if leaves and not dry_run and is_bundle(recipe_file):
+    if leaves and is_bundle(recipe_file):
+        refuse_given({"dry-run": dry_run}, "a bundle has no stages to plan", "leave it out")
         leave_bundle(recipe_file, leaves, as_json=as_json)
         return
     if not is_finished(str(recipe_file)):
