@@ -142,6 +142,12 @@ def cpuinfo(text: str) -> Facts:
     }
 
 
+def is_virtual(features: List[str], tree: str) -> bool:
+    """Say whether this is a virtual machine, from the processor's features and the device tree."""
+    # x86 has a bit for it (Linux shows it as `hypervisor`); QEMU's arm64 machine has a name.
+    return "hypervisor" in features or "dummy-virt" in tree
+
+
 def meminfo(text: str) -> Facts:
     """Return total and available memory and swap in MB (2**20 bytes) from /proc/meminfo."""
     kb = {
@@ -266,7 +272,9 @@ def _processor() -> Facts:
         "cores": os.cpu_count(),
         "cpus_allowed": len(affinity) or None,
     }
-    return dict(cpuinfo(_text("/proc/cpuinfo")), **known)
+    found = cpuinfo(_text("/proc/cpuinfo"))
+    tree = _text("/sys/firmware/devicetree/base/compatible")
+    return dict(found, virtual=is_virtual(found["cpu_features"], tree), **known)
 
 
 def _memory() -> Facts:

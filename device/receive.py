@@ -139,19 +139,20 @@ def _serve(store: Store, session: Input, request: dict[str, Any]) -> dict[str, A
                 _size(request, "signature_size"),
             )
     except OSError as error:
-        raise _explained(store, error) from error
+        raise explained(store, error) from error
     raise DeviceError("bad_request", f"unknown operation `{str(request.get('op'))[:40]}`")
 
 
 def _put(store: Store, session: Input, coming: list[Coming]) -> dict[str, Any]:
-    _refuse_full(store, coming)
+    refuse_full(store, coming)
     for blob in coming:
-        _append(store, session, blob)
+        append(store, session, blob)
     store.keep_blobs([blob.sha256 for blob in coming])
     return {"kept": len(coming)}
 
 
-def _append(store: Store, session: Input, blob: Coming) -> None:
+def append(store: Store, session: Input, blob: Coming) -> None:
+    """Take the missing bytes of a blob; raise DeviceError `wrong_digest` if it is another one."""
     with _reopened(store, blob) as descriptor:
         total = _hash(store.part(blob.sha256))
         left = blob.size - blob.offset
@@ -178,7 +179,7 @@ def _patch(store: Store, session: Input, blob: Coming, request: dict[str, Any]) 
             "missing_base", f"blob {old.name[:12]} is not on this board any more", "push again"
         )
 
-    _refuse_full(store, [blob])
+    refuse_full(store, [blob])
     with _reopened(store, blob) as descriptor, open(old, "rb") as base:
         out = Rebuilt(descriptor, blob.offset, checked)
         wrong_at = rebuild(session, base.fileno(), out, blob.size)
@@ -209,7 +210,8 @@ def _reopened(store: Store, blob: Coming) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _refuse_full(store: Store, coming: list[Coming]) -> None:
+def refuse_full(store: Store, coming: list[Coming]) -> None:
+    """Raise DeviceError `disk_full` if there is no room for these blobs."""
     missing = sum(blob.size - blob.offset for blob in coming)
     free = _free_bytes(store)
     if missing > free:
@@ -265,7 +267,8 @@ def _free_bytes(store: Store) -> int:
     return shutil.disk_usage(store.root).free
 
 
-def _explained(store: Store, error: OSError) -> DeviceError:
+def explained(store: Store, error: OSError) -> DeviceError:
+    """Return the error of a failed system call, and make room if the disk is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         numbers = f"{_free_bytes(store):,} bytes were free"
         store.sweep_staging()

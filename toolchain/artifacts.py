@@ -292,6 +292,8 @@ class Deployment:
     actions: tuple[Action, ...]
     goldens: str = ""
     """In words, how the board gave the goldens; empty where nothing was switched."""
+    unchanged: bool = False
+    """Whether the board ran this already and was healthy, so that nothing was switched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from device.manifest import (
     ManifestError,
     read_manifest,
 )
-from toolchain import artifacts, runtime, signing, talk
+from toolchain import artifacts, runtime, signing, talk, target
 from toolchain.artifacts import Bundle, Deployment, Report
 from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, bench
 from toolchain.board import open_board
@@ -39,6 +39,7 @@ from toolchain.recipe import PackageSpec
 
 if TYPE_CHECKING:
     from toolchain.push.delta import Patches
+    from toolchain.updates import Leaving
 
 
 class Product(Protocol):
@@ -231,6 +232,34 @@ def sign_bundle(folder: Path, key: str, report: Reporter) -> signing.SigningKey:
     chosen = signing.find_key(key)
     signing.sign([open_bundle(folder).path / BUNDLE_MANIFEST], chosen, report)
     return chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """How a bundle leaves as an update."""
+
+    form: str
+    """`mender` or `hawkbit`."""
+    device_types: tuple[str, ...] = ()
+    """Kinds of device, as the update server names them; empty: the target."""
+    with_runtime: bool = False
+    sign: str = ""
+    """The key to sign with; empty: the usual one, where a signature is missing."""
+
+
+def leave_as(folder: Path, asked: Leave, out: Path, report: Reporter) -> "Leaving":
+    """Return the update that a bundle folder leaves as: signed, for boards of its target."""
+    from toolchain import updates
+
+    updates.form_of(asked.form)
+    bundle = open_bundle(folder)
+    board = target.find(_manifest(bundle).target)
+    engine = runtime.for_target(_engine(bundle), board.profile, report)
+    _sign([bundle.path / BUNDLE_MANIFEST, engine / RUNTIME_MANIFEST], asked.sign, report)
+    parcel = updates.parcel_of(
+        bundle.path, engine, asked.device_types, carries_runtime=asked.with_runtime
+    )
+    return updates.leave(parcel, asked.form, out)
 
 
 def board_facts(address: str, *, accept_new: bool = False) -> Mapping[str, Any]:

@@ -198,7 +198,11 @@ def public_key(file: Path) -> str:
 
 
 def _signed(manifest: Path, key: SigningKey) -> str:
-    namespace, content = NAMESPACES[manifest.name], manifest.read_bytes()
+    return signature(manifest.read_bytes(), key, NAMESPACES[manifest.name])
+
+
+def signature(content: bytes, key: SigningKey, namespace: str) -> str:
+    """Return an SSH signature over bytes, by a file or by the agent."""
     if key.file:
         return openssh.sign(content, key.file, namespace)
     with tempfile.TemporaryDirectory() as folder:

@@ -120,8 +120,6 @@ class Target(Frozen):
     model_strings: tuple[str, ...] = ()
     """Device-tree models, without their ` Rev 1.4`; empty: any machine of this architecture."""
     notes: tuple[str, ...] = ()
-    proved_on_hardware: bool = False
-    """Whether this project has run on the real board."""
     sources: dict[str, str] = Field(description="the table that says where each fact was read")
     """Dotted name of a fact, or of the table it is in, to where it was read.
 
@@ -143,7 +141,7 @@ class Target(Frozen):
 
     def facts(self) -> Iterator[tuple[str, Any]]:
         """Yield each fact by its dotted name, such as `memory.total_mb` or `os.0.glibc`."""
-        ours = {"name", "notes", "proved_on_hardware", "sources"}
+        ours = {"name", "notes", "sources"}
         return _leaves(self.model_dump(exclude=ours, exclude_defaults=True), "")
 
     def source_of(self, name: str) -> str:

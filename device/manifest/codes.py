@@ -91,6 +91,8 @@ FILES: Codes = {
     "bad_gguf": "the GGUF file breaks the format or a bound",
     "bad_onnx": "the ONNX file, or its data file, breaks the format or a bound",
     "bad_tflite": "the TFLite file breaks the format or a bound",
+    "bad_update": "an update's description breaks the format or a bound",
+    "bad_cargo": "a file of an update breaks the format or a bound",
     "bad_patch": "the patch cannot be applied",
 }
 """A file that travels is not what it should be."""

@@ -242,3 +242,16 @@ def test_a_folder_where_nothing_can_be_kept_is_told(tmp_path: Path) -> None:
 def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
     assert facts.user_name() == "4000000"
+
+
+@pytest.mark.parametrize(
+    ("features", "tree", "said"),
+    [
+        (["fpu", "hypervisor"], "", True),
+        (["fpu", "sse2"], "", False),
+        (["asimd"], "linux,dummy-virt\0", True),
+        (["asimd"], "raspberrypi,5-model-b\0brcm,bcm2712\0", False),
+    ],
+)
+def test_a_virtual_machine_says_so(features: list[str], tree: str, said: bool) -> None:
+    assert facts.is_virtual(features, tree) == said

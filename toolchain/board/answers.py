@@ -68,6 +68,7 @@ class Facts(_Said):
     cpu_name: Text
     cpu_features: list[Text]
     machine: Text
+    virtual: bool
     userland_bits: Count
     cores: Count | None
     cpus_allowed: Count | None
@@ -164,6 +165,12 @@ class _Status(_Said):
 class _Check(_Said):
     goldens: Count = 0
     agreement: Number = 0.0
+
+
+class _Checked(_Said):
+    goldens: Count
+    exact: bool | None = None
+    agreement: Number | None = None
 
 
 class _Activated(_Said):
@@ -334,6 +341,7 @@ VERBS: Mapping[str, type[_Said]] = {
     "ask": _Asked,
     "bench": _Measured,
     "calibrate": _Calibrated,
+    "check": _Checked,
     "forget": _Forgotten,
     "harvest": _Harvested,
     "logs": _Logged,

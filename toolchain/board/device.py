@@ -211,13 +211,14 @@ class Device:
     def _command(self, verb: str, arguments: Sequence[str]) -> list[str]:
         """Return the command line of a verb.
 
-        `ask` gets the service's port, `bench` runs in the runtime, all others work on the store.
+        `ask` gets the service's port, `bench` and `check` run in the runtime, all others work on
+        the store.
         """
         if not self._agent:
             self.install()
 
         python = ["python3", "-sE", self._agent]
-        if verb not in ("ask", "bench"):
+        if verb not in ("ask", "bench", "check"):
             return [*python, verb, "--root", self._connection.root, *arguments]
 
         status = self.call("status")

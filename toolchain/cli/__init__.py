@@ -15,6 +15,7 @@ from toolchain.cli import (  # noqa: F401
     boards,
     rounds,
     figures,
+    proving,
     cost,
     new,
     recipes,

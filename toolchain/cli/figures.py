@@ -276,8 +276,11 @@ def targets(
     target_id: Annotated[str, typer.Argument(metavar="[ID]", help="One target in full.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List the boards that are known, or show one with the source of each fact."""
+    """List the boards that are known and who proved them, or show one with each fact's source."""
+    from toolchain.proving.kept import all_proofs
+
+    proofs = all_proofs()
     if target_id:
-        show.one_target(target.find(target_id), as_json=as_json)
+        show.one_target(target.find(target_id), proofs, as_json=as_json)
     else:
-        show.all_targets(target.all_targets(), as_json=as_json)
+        show.all_targets(target.all_targets(), proofs, as_json=as_json)

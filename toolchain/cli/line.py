@@ -17,6 +17,15 @@ from toolchain.cli.finished import (
     finished,
     refuse_for_recipe,
 )
+from toolchain.cli.updates import (
+    DeviceTypes,
+    Form,
+    WithRuntime,
+    is_bundle,
+    leave_bundle,
+    leave_of,
+    leave_recipe,
+)
 from toolchain.cli.words import (
     OUT,
     PORT,
@@ -40,10 +49,11 @@ from toolchain.cli.words import (
     To,
     app,
     open_one_of,
+    refuse_given,
     settings_for,
 )
 from toolchain.delivery import Delivery, Terms, deliver, host_name_of, look_first, origin_of
-from toolchain.errors import FitError
+from toolchain.errors import ConfigError, FitError
 from toolchain.finished.source import is_finished
 from toolchain.line.schemes import USUAL, try_schemes
 from toolchain.line.stages import STAGES
@@ -215,13 +225,31 @@ def package(
     data: Data = None,
     context: Context = 0,
     names: Map = "",
+    form: Form = "",
+    device_type: DeviceTypes = [],  # noqa: B006
+    with_runtime: WithRuntime = False,
+    sign: Sign = "",
     as_json: AsJson = False,
 ) -> None:
     """Package a recipe's model, or a finished one; the help text stands in the stage's row."""
+    leaves = leave_of(form, device_type, with_runtime=with_runtime, sign=sign)
+    if leaves and is_bundle(recipe_file):
+        refuse_given({"dry-run": dry_run}, "a bundle has no stages to plan", "leave it out")
+        leave_bundle(recipe_file, leaves, as_json=as_json)
+        return
     if not is_finished(str(recipe_file)):
         refuse_for_recipe(template=template, reference=reference, data=data, context=context)
-        _walk_to("package", recipe_file, (target_id, names), out, dry_run, offline, as_json)
+        named = (target_id, names)
+        if leaves and not dry_run:
+            leave_recipe(recipe_file, named, leaves, out, offline=offline, as_json=as_json)
+            return
+        _walk_to("package", recipe_file, named, out, dry_run, offline, as_json)
         return
+    if leaves:
+        raise ConfigError(
+            "--as: a finished model is packaged first",
+            hint="demitasse package MODEL, then: demitasse package BUNDLE --as FORM",
+        )
     asked = Asked(
         name=str(recipe_file),
         target_id=target_id,

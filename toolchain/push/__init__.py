@@ -124,8 +124,8 @@ def push(
     }
     actions = plan(manifest, cargos, loads, stored, port=port)
     unsigned = ["--allow-unsigned"] if allow_unsigned else []
-    sent, goldens = (
-        (0, "")
+    sent, answer = (
+        (0, {})
         if dry_run
         else _act(device, manifest, cargos, loads, ["--port", str(port), *unsigned, *names], report)
     )
@@ -141,7 +141,8 @@ def push(
         bytes_sent=sent,
         seconds=round(time.monotonic() - began, 2),
         actions=tuple(actions),
-        goldens=goldens,
+        goldens=_goldens(answer.get("check") or {}),
+        unchanged=bool(answer.get("unchanged")),
     )
 
 
@@ -329,8 +330,8 @@ def _act(
     loads: Loads,
     how: list[str],
     report: Reporter,
-) -> tuple[int, str]:
-    """Return the bytes that were sent, and how the board answered the goldens."""
+) -> tuple[int, Facts]:
+    """Return the bytes that were sent, and what the board said of the switch."""
     sent = device.install()
     if loads:
         blobs = {blob.sha256: blob for load in loads.values() for blob in load}
@@ -355,7 +356,7 @@ def _act(
     )
     if goldens := _goldens(answer.get("check") or {}):
         report.note(f"{device.address}: {goldens}")
-    return sent, goldens
+    return sent, answer
 
 
 def _goldens(check: Facts) -> str:

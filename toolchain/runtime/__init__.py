@@ -15,7 +15,7 @@ from typing import Any
 
 from device.manifest import ManifestError, RuntimeManifest, read_runtime
 from toolchain.agent import OLDEST_PYTHON
-from toolchain.errors import ArtifactError, ToolError
+from toolchain.errors import ArtifactError, ConfigError, ToolError
 from toolchain.profiles import PROFILES, THIS_COMPUTER
 from toolchain.progress import Reporter
 from toolchain.runtime import cross
@@ -28,6 +28,7 @@ __all__ = [
     "bindings",
     "for_board",
     "for_profile",
+    "for_target",
     "for_this_computer",
     "lite_for_this_computer",
     "ort_for_this_computer",
@@ -78,6 +79,19 @@ def for_board(engine: str, profile: str, facts: Mapping[str, Any], report: Repor
     """Return the runtime folder with an engine, for a board of a profile with these facts."""
     if engine in _SITES and not os.environ.get("DEMITASSE_RUNTIME"):
         return with_site(engine, facts, report, profile=profile)
+    return for_profile(profile, report)
+
+
+def for_target(engine: str, profile: str, report: Reporter) -> Path:
+    """Return the runtime folder with an engine for boards that nobody has looked at.
+
+    Raise ConfigError for an engine whose packages depend on a board's own Python.
+    """
+    if engine in _SITES and not os.environ.get("DEMITASSE_RUNTIME"):
+        raise ConfigError(
+            f"the runtime of {engine} depends on the Python of a board: none is known here",
+            hint="DEMITASSE_RUNTIME names its folder; a push to one such board makes it",
+        )
     return for_profile(profile, report)
 
 

@@ -8,8 +8,9 @@ from toolchain.show.cost import cost
 from toolchain.show.files import contents, folder
 from toolchain.show.fit import fitted
 from toolchain.show.fleets import fleet_bench, fleet_rollback, fleet_status, rolled_out
-from toolchain.show.line import deployed, exported, plan, schemes, walked
+from toolchain.show.line import deployed, exported, left, plan, schemes, walked
 from toolchain.show.measured import bench, calibrated, compared
+from toolchain.show.proofs import proof
 from toolchain.show.rounds import answers, discarded, harvested, labels, rounds_compared
 from toolchain.show.sources import sources
 from toolchain.show.words import size
@@ -33,8 +34,10 @@ __all__ = [
     "folder",
     "harvested",
     "labels",
+    "left",
     "one_target",
     "plan",
+    "proof",
     "rolled_out",
     "rounds_compared",
     "runtime",

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain import console, doctor
 from toolchain.doctor import Finding
+from toolchain.proving.kept import proofs_of
 from toolchain.show import board_text
+from toolchain.show.proofs import proved, proved_by
 from toolchain.show.words import plain, size
 from toolchain.target import Target
 
 if TYPE_CHECKING:
     from toolchain.board.virtual import VirtualBoard
+    from toolchain.proving.signed import SignedProof
     from toolchain.runtime.build import Built
 
 
@@ -66,27 +69,42 @@ def runtime(built: "Built", *, as_json: bool) -> None:
     console.show_table((built.target, ""), [*rows, *([["wrote", file] for file in built.files])])
 
 
-def all_targets(known: Sequence[Target], *, as_json: bool) -> None:
+def all_targets(known: Sequence[Target], proofs: "Sequence[SignedProof]", *, as_json: bool) -> None:
     """Show the boards that are known, one a line."""
     if as_json:
-        console.show_json(
-            [{"id": t.id, **t.model_dump(mode="json", exclude_defaults=True)} for t in known]
-        )
+        console.show_json([_target_fields(t, proofs) for t in known])
         return
     rows = [
-        [t.id, t.name, t.soc or "-", "-" if t.memory_mb is None else f"{t.memory_mb}", t.profile]
+        [
+            t.id,
+            t.name,
+            t.soc or "-",
+            "-" if t.memory_mb is None else f"{t.memory_mb}",
+            t.profile,
+            proved(proofs_of(t, proofs)),
+        ]
         for t in known
     ]
-    console.show_table(("id", "board", "SoC", "memory MB", "runtime"), rows)
+    console.show_table(("id", "board", "SoC", "memory MB", "runtime", "proved"), rows)
 
 
-def one_target(board: Target, *, as_json: bool) -> None:
-    """Show one board with the source of each fact."""
+def _target_fields(board: Target, proofs: "Sequence[SignedProof]") -> dict[str, Any]:
+    said = [{"date": p.proof.date, "signer": p.signer} for p in proofs_of(board, proofs)]
+    facts = board.model_dump(mode="json", exclude_defaults=True)
+    return {"id": board.id, **facts, "proved": said}
+
+
+def one_target(board: Target, proofs: "Sequence[SignedProof]", *, as_json: bool) -> None:
+    """Show one board with the source of each fact, and who proved it."""
     if as_json:
-        console.show_json({"id": board.id, **board.model_dump(mode="json", exclude_defaults=True)})
+        console.show_json(_target_fields(board, proofs))
         return
     rows = [[name, plain(value), board.source_of(name)] for name, value in board.facts()]
-    proved = "" if board.proved_on_hardware else " (not yet proved on hardware)"
-    console.show_table(("fact", "value", "source"), rows, title=f"{board.id}: {board.name}{proved}")
+    own = proofs_of(board, proofs)
+    unproved = "" if own else " (not yet proved on hardware)"
+    title = f"{board.id}: {board.name}{unproved}"
+    console.show_table(("fact", "value", "source"), rows, title=title)
+    for line in proved_by(own):
+        console.show_text(f"\n{line}")
     for note in board.notes:
         console.show_text(f"\nnote: {note}")

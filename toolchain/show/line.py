@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toolchain.finished import Wanted
     from toolchain.line.flow import Step
     from toolchain.line.schemes import Tried
+    from toolchain.updates import Leaving
 
 
 def plan(
@@ -173,6 +174,21 @@ def exported(done: "Export", *, as_json: bool) -> None:
     names = ", ".join(f"{file.name}/" if file.is_dir() else file.name for file in files)
     kept = "" if done.fresh else " (recorded)"
     console.show_text(f"{done.path}{kept}: {size(done.record.size_bytes)}: {names}")
+    console.show_text(f"what to do with it: {done.path / 'README.md'}")
+
+
+def left(done: "Leaving", *, as_json: bool) -> None:
+    """Show the folder that was made for an update server."""
+    if as_json:
+        console.show_json({"folder": str(done.path), **done.record.model_dump(mode="json")})
+        return
+    figures = done.figures
+    kept = "" if done.fresh else " (recorded)"
+    runtime = "in it" if figures.carries_runtime else "must be on the board"
+    console.show_text(
+        f"{done.path}{kept}: {size(figures.update_bytes)} for a board: "
+        f"release {figures.release[:12]}, runtime {figures.runtime[:12]} {runtime}"
+    )
     console.show_text(f"what to do with it: {done.path / 'README.md'}")
 
 

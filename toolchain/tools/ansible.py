@@ -57,7 +57,10 @@ def hosts(inventory: Path) -> list[Host]:
         listed = json.loads(done.stdout)
     except ValueError as error:
         raise ArtifactError(f"{inventory}: `{PROGRAM}` did not print JSON") from error
-    return _hosts(listed)
+    try:
+        return _hosts(listed)
+    except ArtifactError as error:
+        raise ArtifactError(f"{inventory}: {error.message}", hint=error.hint) from error
 
 
 def _hosts(listed: Mapping[str, Any]) -> list[Host]:
@@ -95,6 +98,13 @@ def _with_parents(listed: Mapping[str, Any], group: str) -> set[str]:
 
 
 def _address(name: str, variables: Mapping[str, Any]) -> str:
+    """Return how to log in to a host; raise ArtifactError for a value that is not known here."""
+    for each in ("ansible_host", "ansible_user", "ansible_port"):
+        if "{{" in str(variables.get(each)):
+            raise ArtifactError(
+                f"{name}: `{each}` is a template, which `{PROGRAM}` does not fill in",
+                hint="write the value itself into the inventory",
+            )
     host = str(variables.get("ansible_host") or name)
     user, port = variables.get("ansible_user"), variables.get("ansible_port")
     host = f"[{host}]" if ":" in host and port else host

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,17 @@ def test_names_of_ssh_are_boards_and_each_stands_once() -> None:
         open_fleet("ssh:")
 
 
-# What ansible-inventory 2.21 printed for: [tills] t1 ansible_host=10.0.0.4 ansible_user=pi,
-# t2 ansible_port=2222; [shop:children] tills; and t3 in no group.
+# What ansible-inventory 2.19.14 prints for HOSTS.
+HOSTS = """
+t3
+
+[tills]
+t1 ansible_host=10.0.0.4 ansible_user=pi
+t2 ansible_port=2222
+
+[shop:children]
+tills
+"""
 LISTED = {
     "_meta": {
         "hostvars": {
@@ -160,3 +170,32 @@ def test_without_ansible_its_inventories_are_refused(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match="`ansible-inventory` is not installed"):
         open_fleet(f"ansible:{inventory}")
+
+
+ANSIBLE = os.environ.get("DEMITASSE_ANSIBLE", "")
+
+
+def test_a_template_of_ansible_is_no_address(
+    tmp_path: Path, inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostvars = {"t1": {"ansible_user": "{{ lookup('env', 'USER') }}"}}
+    listed = {"_meta": {"hostvars": hostvars}, "ungrouped": {"hosts": ["t1"]}}
+    program(tmp_path, monkeypatch, f"cat <<'END'\n{json.dumps(listed)}\nEND")
+    with pytest.raises(ArtifactError, match=r"hosts.ini: t1: `ansible_user` is a template, which"):
+        open_fleet(f"ansible:{inventory}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ANSIBLE, reason="DEMITASSE_ANSIBLE names no folder with Ansible's programs")
+def test_what_was_recorded_is_what_ansible_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{ANSIBLE}:{os.environ['PATH']}")
+    inventory = tmp_path / "hosts.ini"
+    inventory.write_text(HOSTS, encoding="utf-8")
+    done = subprocess.run(
+        ["ansible-inventory", "-i", inventory, "--list"], capture_output=True, check=True
+    )
+    assert json.loads(done.stdout) == LISTED
+    fleet = open_fleet(f"ansible:{inventory}")
+    assert [board.address for board in fleet.boards] == ["pi@10.0.0.4", "t2:2222", "t3"]

@@ -1,0 +1,307 @@
+"""Proofs: what is in one and what is not, who may say what by it, and files of strangers."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.fakes import signers
+from tests.fakes.board import FakeConnection
+from tests.fakes.bundles import finished, make_bundle, make_runtime
+from tests.fakes.datasets import Recorder
+from tests.fakes.fleet import free_port
+from tests.fakes.proofs import PRIVATE, a_proof
+from toolchain import show, signing, target
+from toolchain.bench import bench
+from toolchain.board.device import Device
+from toolchain.board.kind import REAL, THIS_COMPUTER, VIRTUAL, Kind
+from toolchain.cli import app
+from toolchain.errors import ArtifactError, BoardError, ToolchainError, TrustError
+from toolchain.proving import check_board, proof_of
+from toolchain.proving.kept import counts_for, folder, proofs_of
+from toolchain.proving.signed import MAX_BYTES, SignedProof, read, write
+from toolchain.push import push
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    return signers.make_key(tmp_path / "key")
+
+
+@pytest.fixture
+def file(tmp_path: Path, key: Path) -> Path:
+    path = tmp_path / "proof.json"
+    write(a_proof(), signing.find_key(str(key)), path)
+    return path
+
+
+def test_a_proof_names_neither_a_person_nor_a_place(file: Path) -> None:
+    assert PRIVATE not in file.read_text()
+    proof = read(file).proof
+    assert (proof.target, proof.kind, proof.board.cores) == ("rpi-5-4gb", "board", 4)
+    assert proof.disturbed == 1
+
+
+def test_heat_is_that_of_the_whole_run() -> None:
+    heat = a_proof().heat
+    assert (heat.before.temperature_c, heat.after.temperature_c) == (45.0, 71.5)
+    assert (heat.highest_c, heat.lowest_clock_mhz, heat.throttled) == (82.5, 1500, ("throttled",))
+    assert heat.sustained == ((10.0, 12.5), (20.0, 9.5))
+
+
+def test_openssh_and_json_alone_verify_a_proof(file: Path, key: Path, tmp_path: Path) -> None:
+    """As docs/proving.md says it: no program of ours takes part."""
+    record = json.loads(file.read_text())
+    (tmp_path / "signature").write_text(record["signature"])
+    (tmp_path / "record").write_text(json.dumps(record["proof"]))
+    compact = subprocess.run(
+        ["python3", "-m", "json.tool", "--sort-keys", "--compact", tmp_path / "record"],
+        check=True,
+        capture_output=True,
+    ).stdout.removesuffix(b"\n")
+    (tmp_path / "allowed").write_text(f"* {signers.public(key)}\n")
+    said = subprocess.run(
+        [
+            *("ssh-keygen", "-Y", "verify", "-n", "demitasse-proof", "-I", "anybody"),
+            *("-f", tmp_path / "allowed", "-s", tmp_path / "signature"),
+        ],
+        input=compact,
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert read(file).signer in said.decode()
+
+
+def test_a_file_may_be_laid_out_anew(file: Path) -> None:
+    before = read(file)
+    file.write_text(json.dumps(json.loads(file.read_text()), sort_keys=True))
+    assert read(file) == before
+
+
+def change(file: Path, *where: str | int, value: Any) -> None:
+    """Change a field of a proof in its file."""
+    content = json.loads(file.read_text())
+    place = content["proof"]
+    for part in where[:-1]:
+        place = place[part]
+    place[where[-1]] = value
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("date",), "2027-01-01"),
+        (("kind",), "board"),
+        (("board", "cores"), 8),
+        (("heat", "highest_c"), 40.0),
+        (("rows", 0, "median_ts"), 12.500001),
+    ],
+)
+def test_a_record_that_was_changed_is_no_proof(
+    tmp_path: Path, key: Path, where: tuple[str | int, ...], value: Any
+) -> None:
+    file = tmp_path / "proof.json"
+    write(a_proof(kind=THIS_COMPUTER), signing.find_key(str(key)), file)
+    change(file, *where, value=value)
+    with pytest.raises(TrustError) as caught:
+        read(file)
+    assert str(caught.value) == (
+        "proof.json: a signature of other bytes: the record was changed after it was signed"
+    )
+
+
+def test_a_signature_for_another_purpose_is_no_proof(file: Path, key: Path) -> None:
+    content = json.loads(file.read_text())
+    record = json.dumps(content["proof"], sort_keys=True, separators=(",", ":")).encode()
+    content["signature"] = signers.sign(record, key, "demitasse-bundle").decode()
+    file.write_text(json.dumps(content))
+    with pytest.raises(TrustError) as caught:
+        read(file)
+    assert str(caught.value) == (
+        "proof.json: its signature is for `demitasse-bundle`, not for `demitasse-proof`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("proof",), 2, "`proof`: input should be 1"),
+        (("date",), "today", "`date`: string should match pattern"),
+        (("kind",), "phone", "`kind`: input should be 'board', 'this computer' or"),
+        (("board", "model"), "a\x1b[2J", "`board.model`: value error, it has characters that"),
+        (("board", "model"), "x" * 201, "`board.model`: string should have at most 200"),
+        (("board", "cores"), -1, "`board.cores`: input should be greater than or equal to 0"),
+        (("board", "cores"), "4", "`board.cores`: input should be a valid integer"),
+        (("board", "hostname"), "x", "`board.hostname`: extra inputs are not permitted"),
+        (("release",), "../../x", "`release`: string should match pattern"),
+        (("signed_by",), "me", "`signed_by`: string should match pattern"),
+        (("rows",), [], "`rows`: tuple should have at least 1 item"),
+        (("rows", 0, "test"), "rm -rf", "`rows.0.test`: string should match pattern"),
+        (("rows", 0, "median_ts"), 1e300, "`rows.0.median_ts`: input should be less than"),
+        (("heat", "throttled"), ["<b>"], "`heat.throttled.0`: string should match pattern"),
+        (("goldens", "agreement"), 2, "`goldens.agreement`: input should be less than or equal"),
+    ],
+)
+def test_a_field_out_of_its_bounds_is_refused_whoever_signed_it(
+    file: Path, key: Path, where: tuple[str | int, ...], value: Any, said: str
+) -> None:
+    change(file, *where, value=value)
+    content = json.loads(file.read_text())
+    record = json.dumps(content["proof"], sort_keys=True, separators=(",", ":")).encode()
+    content["signature"] = signers.sign(record, key, "demitasse-proof").decode()
+    file.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError) as caught:
+        read(file)
+    assert str(caught.value).startswith(f"proof.json: {said}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        b'{"proof": {}}',
+        b'{"proof": [], "signature": ""}',
+        b'{"proof": {}, "signature": 7}',
+        b'{"proof": {}, "signature": ""}',
+        b'{"proof": {}, "signature": "\\ud800"}',
+        b'{"proof": {"a": 1e999}, "signature": "x"}',
+        b'{"proof": {"a": ' + b"9" * 5000 + b'}, "signature": "x"}',
+        b'{"proof": ' + b"[" * 5000 + b"]" * 5000 + b', "signature": "x"}',
+        b'{"proof": {}, "signature": "' + b"x" * 9000 + b'"}',
+        b" " * (MAX_BYTES + 1),
+    ],
+)
+def test_a_file_of_anything_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "proof.json"
+    file.write_bytes(content)
+    with pytest.raises(ToolchainError) as caught:
+        read(file)
+    assert isinstance(caught.value, ArtifactError | TrustError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "counts"),
+    [
+        (REAL, {}, {"rpi-5-4gb"}),
+        (REAL, {"virtual": True}, set()),
+        (THIS_COMPUTER, {}, set()),
+        (VIRTUAL, {}, set()),
+        (REAL, {"memory_total_mb": 8064}, {"rpi-5-8gb"}),
+        (THIS_COMPUTER, {"model": "PC", "machine": "x86_64", "virtual": True}, {"x86-64"}),
+        (VIRTUAL, {"model": "PC", "machine": "x86_64"}, set()),
+        (REAL, {"model": "Unheard Of Board"}, set()),
+    ],
+)
+def test_only_a_real_board_proves_one(kind: Kind, facts: dict[str, Any], counts: set[str]) -> None:
+    proof = a_proof(kind=kind, **facts)
+    assert {board.id for board in target.all_targets() if counts_for(proof, board)} == counts
+
+
+def test_every_kept_proof_holds_and_counts() -> None:
+    for path in sorted(folder().glob("*")):
+        if path.name == "README.md":
+            continue
+        proof = read(path).proof
+        assert counts_for(proof, target.find(proof.target)), path.name
+
+
+def test_targets_say_who_proved_them_and_when(capsys: pytest.CaptureFixture[str]) -> None:
+    board = target.find("rpi-5-4gb")
+    old, new = (
+        SignedProof(
+            proof=a_proof().model_copy(update={"date": day}), signer="SHA256:" + letter * 43
+        )
+        for day, letter in (("2026-01-02", "o"), ("2026-03-04", "n"))
+    )
+    simulated = SignedProof(proof=a_proof(kind=VIRTUAL), signer="SHA256:" + "v" * 43)
+    proofs = [old, simulated, new]
+    assert proofs_of(board, proofs) == [new, old]
+
+    show.one_target(board, proofs, as_json=False)
+    shown = capsys.readouterr().out.splitlines()
+    assert "not yet proved" not in shown[0]
+    said = [line for line in shown if line.startswith("proved: ")]
+    assert said[0].startswith(f"proved: 2026-03-04 by SHA256:{'n' * 43}, demitasse ")
+    assert said[0].endswith("the board held itself back: throttled")
+    assert len(said) == 2
+    show.all_targets([board, target.find("rpi-zero-2w")], proofs, as_json=True)
+    rows = json.loads(capsys.readouterr().out)
+    assert [len(row["proved"]) for row in rows] == [2, 0]
+    show.one_target(target.find("rpi-zero-2w"), proofs, as_json=False)
+    said = capsys.readouterr().out.splitlines()
+    assert "not yet proved on hardware" in said[0]
+    assert not [line for line in said if line.startswith("proved: ")]
+
+
+def said(*words: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["prove", *words])
+    return getattr(done.exception, "exit_code", done.exit_code), done.stdout, str(done.exception)
+
+
+def test_a_proof_of_somebody_is_checked_and_shown(file: Path) -> None:
+    code, shown, _ = said("--check", str(file))
+    assert code == 0
+    for text in ("Raspberry Pi 5 Model B", "8, equal token for token", "82.5 °C at most", "12.50"):
+        assert text in shown
+    assert "mind: other programs worked on the board meanwhile" in shown
+    code, shown, _ = said("--check", str(file), "--json")
+    assert json.loads(shown)["target"] == "rpi-5-4gb"
+
+    change(file, "board", "cores", value=64)
+    assert said("--check", str(file))[0] == 8
+
+
+@pytest.mark.parametrize("words", [(), ("local", "--check", "x.json")])
+def test_either_a_board_or_a_file_is_named(words: tuple[str, ...]) -> None:
+    assert said(*words) == (2, "", "give either a board, or --check FILE")
+
+
+def test_what_a_proof_cannot_say_is_said_with_it() -> None:
+    from toolchain.show.proofs import labels
+
+    said = labels(a_proof(kind=VIRTUAL, virtual=True, model="Raspberry Pi 4 Model B"))
+    assert said[:2] == [
+        "the board is emulated: this proves nothing of a real one",
+        "the board is a virtual machine: this proves nothing of a real one",
+    ]
+    assert "the release was made for `rpi-5-4gb`" in said
+
+
+def test_a_board_that_says_impossible_things_makes_no_proof() -> None:
+    with pytest.raises(BoardError, match=r"what it says makes no proof: .*kernel"):
+        a_proof(kernel="a\nb")
+
+
+@pytest.mark.slow
+def test_a_board_is_asked_for_its_bytes_its_goldens_and_its_speed(
+    tmp_path: Path, key: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    device = Device(FakeConnection(home))
+    bundle = finished(make_bundle(tmp_path / "bundle"))
+    runtime = make_runtime(tmp_path / "runtime", machine=device.facts()["machine"])
+    with pytest.raises(BoardError, match="there is no release on this board"):
+        check_board(device, Recorder())
+    push(bundle, runtime, device, Recorder(), port=free_port(), allow_unsigned=True)
+
+    seen = check_board(device, Recorder())
+    proof = proof_of(seen, bench(device, pp=8, tg=4, repeat=2), device.kind)
+    assert [(row.test, row.median_ts) for row in proof.rows] == [("pp8", 10.0), ("tg4", 10.0)]
+    assert (proof.goldens.count, proof.kind, proof.signed_by) == (8, "this computer", "")
+    assert (proof.heat.highest_c, proof.heat.throttled) == (81.5, ("soft_temperature_limit",))
+    assert not counts_for(proof, target.find("rpi-5-4gb"))
+
+    file = home / "store" / "releases" / proof.release / "model.bin"
+    file.chmod(0o600)
+    file.write_bytes(file.read_bytes() + b"rot")
+    with pytest.raises(ToolchainError):
+        check_board(device, Recorder())
+    device.call("stop")

@@ -1,0 +1,147 @@
+"""The record of a proof: what a board is, what ran on it, how fast and how hot.
+
+It is written to be sent to strangers and read from strangers. So every field is typed and bounded,
+and nothing is in it that names a person, a place or one single board: no host name, address, user,
+path, serial number, and no name of a release.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from toolchain.config import Frozen
+
+MAX_SAMPLES = 10_000
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it has characters that cannot be printed")
+    return text
+
+
+Word = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
+Flag = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fingerprint = Annotated[str, Field(pattern=r"^(SHA256:[A-Za-z0-9+/]{43})?$")]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Rate = Annotated[float, Field(ge=0, le=1e9)]
+Celsius = Annotated[float, Field(ge=-100, le=1000)]
+Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,60}$")]
+
+
+class Card(Frozen):
+    """A graphics card."""
+
+    name: Word
+    sm: Annotated[str, Field(pattern=r"^\d{1,3}\.\d{1,3}$")]
+    driver: Word
+    memory_total_mb: Count | None = None
+
+
+class Identity(Frozen):
+    """What kind of board it is, by its own facts (device/facts.py)."""
+
+    model: Word
+    machine: Word
+    cpu_name: Word
+    cpu_parts: Annotated[tuple[Word, ...], Field(max_length=64)]
+    cpu_features: Annotated[tuple[Word, ...], Field(max_length=1024)]
+    cores: Count | None
+    memory_total_mb: Count | None
+    page_size_bytes: Count
+    gpus: Annotated[tuple[Card, ...], Field(max_length=64)]
+    os_id: Word | None
+    os_version: Word | None
+    os_name: Word | None
+    kernel: Word
+    glibc: Word | None
+    python: Word
+    l4t: Word | None
+    clock_max_khz: Count | None
+    power_mode: Word | None
+
+
+class Goldens(Frozen):
+    """How the model gave its golden answers."""
+
+    count: Count
+    exact: bool | None
+    """Whether every token was equal; False where this processor rounds otherwise."""
+    agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the tokens that it predicts, where they were not compared for equality."""
+
+
+class Row(Frozen):
+    """One test of llama-bench."""
+
+    test: Annotated[str, Field(pattern=r"^(pp|tg)\d{1,6}$")]
+    threads: Count
+    median_ts: Rate
+    avg_ts: Rate
+    stddev_ts: Rate
+    samples_ts: Annotated[tuple[Rate, ...], Field(min_length=1, max_length=MAX_SAMPLES)]
+
+
+class Condition(Frozen):
+    """A board at one moment; None for what it has no sensor for."""
+
+    temperature_c: Celsius | None = None
+    clock_mhz: Count | None = None
+    power_w: Rate | None = None
+    load_average: Rate | None = None
+    governor: Word | None = None
+    throttled: Annotated[tuple[Flag, ...], Field(max_length=16)] | None = None
+
+
+class Heat(Frozen):
+    """What the run did to the board."""
+
+    before: Condition
+    after: Condition
+    samples: Count
+    highest_c: Celsius | None = None
+    lowest_clock_mhz: Count | None = None
+    throttled: Annotated[tuple[Flag, ...], Field(max_length=16)] = ()
+    """Reasons for which the board held itself back at some moment of the run."""
+    sustained: Annotated[tuple[tuple[Rate, Rate], ...], Field(max_length=MAX_SAMPLES)] = ()
+    """Seconds since the beginning and tokens per second, with --sustained."""
+
+
+class Proof(Frozen):
+    """That a release ran on a board on a day."""
+
+    proof: Literal[1]
+    tool: Version
+    """Version of demitasse."""
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    """Day by the clock of the computer that asked (UTC)."""
+    kind: Literal["board", "this computer", "emulated board"]
+    virtual_machine: bool
+    target: Annotated[str, Field(pattern=r"^[a-z0-9.-]{0,60}$")]
+    """Id of the target that the board's facts match; empty for none."""
+    made_for: Annotated[str, Field(pattern=r"^[a-z0-9.-]{1,60}$")]
+    """Id of the target that the release was packaged for."""
+    board: Identity
+    release: Digest
+    signed_by: Fingerprint
+    """Key that signed the release; empty if nobody did."""
+    runtime: Digest
+    engine: Word
+    engine_version: Word
+    model_type: Word
+    model_bytes: Count
+    model_parameters: Count
+    goldens: Goldens
+    rows: Annotated[tuple[Row, ...], Field(min_length=1, max_length=16)]
+    load_s: Rate
+    ttft_cold_s: Rate | None = None
+    ttft_warm_s: Rate | None = None
+    peak_rss_bytes: Count | None = None
+    bandwidth_gb_s: Rate | None = None
+    """Memory bandwidth that the board measured of itself."""
+    roofline_share: Rate | None = None
+    """Share of it that decoding used."""
+    disturbed: Count
+    """Reasons why the run was not alone on the board."""
+    heat: Heat
