@@ -196,13 +196,32 @@ class TrainFigures(StageFigures):
     """What a training did and what it took."""
 
     steps: int
-    loss: float
-    """Nats per learned token, a running mean."""
+    loss: float | None
+    """Nats per learned token, a running mean; None under differential privacy, as it has none."""
     trained_tokens: int
+    """0 under differential privacy."""
     tokens_per_s: float
     train_s: float
     train_cpu_s: float
     peak_memory_mb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyFigures(StageFigures):
+    """What a training under differential privacy claims; neighbours differ by one unit."""
+
+    epsilon: float
+    delta: float
+    unit: str
+    units: int
+    clip: float
+    noise_multiplier: float
+    """Standard deviation of the noise, in units of `clip`."""
+    sampling_rate: float
+    """Probability with which a step reads a unit."""
+    steps: int
+    repeatable: bool = False
+    """Never: whoever could repeat the noise could take it out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,6 +108,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
         knowledge,
         model,
         preferences,
+        privacy,
         teaching,
     )
 
@@ -121,6 +122,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
     knowledge.look(ahead, findings)
     teaching.look(ahead, findings)
     preferences.look(ahead, findings)
+    privacy.look(ahead, parts, findings)
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     cost.forecast(ahead, bases, lengths, findings)
     findings.errors = list({error.message: error for error in findings.errors}.values())

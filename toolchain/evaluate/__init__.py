@@ -34,6 +34,7 @@ from toolchain.evaluate.divergence import (
 from toolchain.evaluate.forgetting import Earlier, forgetting, forgetting_failures
 from toolchain.evaluate.leak import LeakTest, leak_failures, measure_leak, without_secrets
 from toolchain.evaluate.limits import failures
+from toolchain.evaluate.own import PROMPTS, own_answers
 from toolchain.evaluate.probing import behind, probe_failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
@@ -97,6 +98,8 @@ class Texts:
     split: bool = False
     """Whether some held-out conversations decided between candidates before: the gate does not ask
     these."""
+    private: bool = False
+    """Whether no conversation may travel: goldens are then answers to prompts of ours."""
 
     def held_out(self, questions: int) -> list[Mapping[str, Any]]:
         """Return the conversations that the gate asks."""
@@ -130,6 +133,7 @@ def evaluate(
         **({"earlier": texts.earlier.digest} if texts.earlier else {}),
         **({"guard": f"{candidate.guard.digest} {candidate.refuse}"} if candidate.guard else {}),
         **({"garak": file_digest(texts.garak)} if texts.garak else {}),
+        **({"goldens": "\0".join(PROMPTS)} if texts.private else {}),
     }
     tools = ("peft", "torch", "transformers")
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=tools)
@@ -190,6 +194,7 @@ def _measure(
         limits = Limits(context=context, answer=spec.max_tokens)
         asked = _asked(child, candidate, texts.earlier, held_out[: spec.questions], limits, report)
         answers = asked.answers
+        own = own_answers(child, opening, report) if texts.private else None
         measured |= asked.scores | reference_ends(reference, answers, spec.max_tokens)
         guard = read_guard(candidate.guard.path / GUARD) if candidate.guard else None
         probes = None
@@ -234,10 +239,14 @@ def _measure(
         ],
     )
     if texts.leak:
-        # Goldens travel word for word, and boards show them.
         answers = without_secrets(answers, texts.leak)
+        own = own and without_secrets(own, texts.leak)
     write_jsonl(out / "divergence.jsonl", each)
-    _write(out, figures, answers, opening, spec.goldens)
+    # Goldens travel word for word, and boards show them.
+    shown = answers if own is None else own
+    goldens = [golden(answer, opening) for answer in shown if answer.text.strip()]
+    write_jsonl(out / "goldens.jsonl", goldens[: spec.goldens])
+    _write(out, figures, answers)
     return figures
 
 
@@ -275,18 +284,8 @@ def _asked(
     return _Asked(answers=answers, scores=scores, wording=worded, forgotten=forgotten)
 
 
-def _write(
-    out: Path,
-    figures: VerdictFigures,
-    answers: Sequence[Answered],
-    opening: Opening,
-    goldens: int,
-) -> None:
-    """Write the goldens, at most so many, every answer, and the verdict last."""
-    write_jsonl(
-        out / "goldens.jsonl",
-        [golden(answer, opening) for answer in answers if answer.text.strip()][:goldens],
-    )
+def _write(out: Path, figures: VerdictFigures, answers: Sequence[Answered]) -> None:
+    """Write every answer, and the verdict last."""
     write_jsonl(
         out / "answers.jsonl",
         [{"question": a.question, "expected": a.expected, "answer": a.text} for a in answers],

@@ -139,7 +139,9 @@ def _pretrained(artifact: Artifact) -> str:
     from toolchain.pretrain import PretrainFigures
 
     figures = PretrainFigures.read(artifact.record.figures)
-    return f"{figures.parameters / 1e6:.2f} M parameters, loss {figures.training.loss:.2f}"
+    loss = figures.training.loss
+    assert loss is not None
+    return f"{figures.parameters / 1e6:.2f} M parameters, loss {loss:.2f}"
 
 
 # tune ---------------------------------------------------------------------------------------------
@@ -526,6 +528,7 @@ def _evaluate(flow: Flow) -> Verdict:
             earlier=earlier(recipe, flow.folder_suffix),
             garak=_garak(recipe),
             split=is_chosen(recipe.quantize),
+            private=recipe.privacy is not None,
         ),
         recipe.evaluate,
         flow.out("evaluate"),
