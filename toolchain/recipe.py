@@ -279,13 +279,12 @@ class TuneSpec(LoraSpec):
     """Learn under differential privacy; `batch_size` then only says how many rows are read at
     once, and `dropout` is 0."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_dropout(cls, values: object) -> object:
+    def protected(self) -> "TuneSpec":
+        """Return the spec with what privacy asks for: no dropout where none is named."""
         # Masks that follow from a recorded seed would tell who else was in a batch.
-        if isinstance(values, dict) and values.get("privacy") is not None:
-            return {"dropout": 0.0, **values}
-        return values
+        if self.privacy is None or "dropout" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"dropout": 0.0})
 
 
 class WriteSpec(Frozen):

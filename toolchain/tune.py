@@ -128,6 +128,7 @@ def tune(
     raise GateError if more is lost than the recipe allows. Of `talk`, general conversations, as
     many are learned as the recipe says.
     """
+    spec = spec.protected()
     refuse_faults(spec)
     asked = spread(questions, spec.general_questions)
     exam = Exam(dataset, spec, tuple(passages(general)), asked)

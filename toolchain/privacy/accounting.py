@@ -88,6 +88,8 @@ def _epsilon(steps: Steps, delta: float, *, removes: bool) -> float:
     """Return ε in one direction: a unit is removed, or added."""
     tail = TAIL * delta
     low, high = _losses_of_a_step(steps, tail, removes=removes)
+    if high > MOST_EPSILON:
+        return math.inf
     # What the sum of the steps may be is known when there is a grid, whose width depends on it.
     needed = (high - low) / POINTS
     for tries in itertools.count(1):
