@@ -39,7 +39,14 @@ from toolchain.training.private import (
     with_noise,
 )
 
-SMALL = {"hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1}
+SMALL = {
+    "hidden": 64,
+    "intermediate": 64,
+    "layers": 2,
+    "heads": 2,
+    "kv_heads": 1,
+    "attention_dropout": 0.2,
+}
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -291,6 +298,15 @@ def test_the_same_recipe_and_seed_give_other_weights_each_time(
         weights(trained(folder, tmp_path / name, Silent())) for name in ("first", "second")
     )
     assert all(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_all_randomness_follows_from_the_key(folder: Path, tmp_path: Path) -> None:
+    first = weights(trained(folder, tmp_path / "first", Silent()))
+    (tmp_path / "second" / "tune").mkdir(parents=True)
+    key = (tmp_path / "first" / "tune" / KEY_FILE).read_bytes()
+    (tmp_path / "second" / "tune" / KEY_FILE).write_bytes(key)
+    second = weights(trained(folder, tmp_path / "second", Silent()))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_key_is_the_operating_systems_and_for_its_owner_alone(tmp_path: Path) -> None:
