@@ -77,6 +77,7 @@ PROTECTION = Protection(
     expected_batch=3,
     steps=8,
 )
+KEY = bytes(range(KEY_BYTES))
 CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -204,12 +205,19 @@ def test_a_unit_without_a_finite_gradient_is_not_to_be_seen(bad: float) -> None:
 
 
 def test_noise_has_the_deviation_that_it_is_asked_for() -> None:
-    randomness = Randomness(bytes(KEY_BYTES))
+    randomness = Randomness(KEY)
     sums = {"a": torch.ones(300, 200), "b": torch.zeros(100, 100)}
     noisy = with_noise(sums, randomness.normals(0, 70_000), 3.0)
     assert float((noisy["a"] - 1).std()) == pytest.approx(3.0, rel=0.02)
     assert float(noisy["b"].std()) == pytest.approx(3.0, rel=0.03)
     assert float(noisy["b"].mean()) == pytest.approx(0.0, abs=0.1)
+
+
+def keep_key(resume: Path, key: bytes) -> bytes:
+    """Put a key where an interrupted training would have left it."""
+    (resume / "tune").mkdir(parents=True)
+    (resume / "tune" / KEY_FILE).write_bytes(key)
+    return key
 
 
 @contextmanager
@@ -229,16 +237,16 @@ def steps_seen() -> Iterator[list[dict[str, torch.Tensor]]]:
 def test_a_step_is_divided_by_the_expected_size_whatever_the_sample(
     folder: Path, tmp_path: Path
 ) -> None:
+    key = keep_key(tmp_path, KEY)
+    sizes = [len(Randomness(key).sample(step, 8, 3 / 8)) for step in range(8)]
+    assert len(set(sizes)) > 2 and 1 in sizes
     with steps_seen() as seen:
         trained(folder, tmp_path, Silent(), noise_multiplier=1e-9, clip=1e-3)
-    randomness = Randomness.kept_in(tmp_path / "tune")
-    sizes = [len(randomness.sample(step, 8, 3 / 8)) for step in range(8)]
-    assert len(set(sizes)) > 2
     # Every unit has a gradient far above the clip, so each brings a vector of that norm.
     for step, size in zip(seen, sizes, strict=True):
         assert norm_of(step) <= size * 1e-3 / 3 * 1.001
-    largest = max(norm_of(step) / size for step, size in zip(seen, sizes, strict=True) if size)
-    assert largest == pytest.approx(1e-3 / 3, rel=0.2)
+        if size == 1:
+            assert norm_of(step) == pytest.approx(1e-3 / 3, rel=1e-3)
 
 
 def test_one_unit_more_moves_the_sum_by_no_more_than_the_clip(folder: Path) -> None:
@@ -259,11 +267,11 @@ def test_a_step_that_draws_nobody_is_noise_alone(folder: Path, tmp_path: Path) -
         trained(folder, tmp_path, Silent(), units=10**12, expected_batch=3)
     assert len(seen) == 8
     flat = torch.cat([grad.flatten() for step in seen for grad in step.values()])
-    assert float(flat.std()) == pytest.approx(1.0 * 0.5 / 3, rel=0.02)
+    assert float(flat.std()) == pytest.approx(1.0 * 0.5 / 3, rel=0.03)
 
 
 def test_each_unit_is_drawn_by_itself() -> None:
-    randomness = Randomness(os.urandom(KEY_BYTES))
+    randomness = Randomness(KEY)
     steps, units, rate = 4000, 40, 0.05
     drawn = np.zeros((steps, units))
     for step in range(steps):
@@ -280,7 +288,7 @@ def test_each_unit_is_drawn_by_itself() -> None:
 
 
 def test_noise_is_normal_and_no_two_steps_share_it() -> None:
-    randomness = Randomness(os.urandom(KEY_BYTES))
+    randomness = Randomness(KEY)
     first, second = (np.concatenate(list(randomness.normals(step, 200_001))) for step in (0, 1))
     assert len(first) == 200_001
     assert abs(first.mean()) < 0.012
@@ -302,9 +310,7 @@ def test_the_same_recipe_and_seed_give_other_weights_each_time(
 
 def test_all_randomness_follows_from_the_key(folder: Path, tmp_path: Path) -> None:
     first = weights(trained(folder, tmp_path / "first", Silent()))
-    (tmp_path / "second" / "tune").mkdir(parents=True)
-    key = (tmp_path / "first" / "tune" / KEY_FILE).read_bytes()
-    (tmp_path / "second" / "tune" / KEY_FILE).write_bytes(key)
+    keep_key(tmp_path / "second", (tmp_path / "first" / "tune" / KEY_FILE).read_bytes())
     second = weights(trained(folder, tmp_path / "second", Silent()))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -327,9 +333,7 @@ def test_a_damaged_key_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_it_would_have(folder: Path, tmp_path: Path) -> None:
     whole = trained(folder, tmp_path / "whole", Silent())
-    (tmp_path / "killed" / "tune").mkdir(parents=True)
-    key = (tmp_path / "whole" / "tune" / KEY_FILE).read_bytes()
-    (tmp_path / "killed" / "tune" / KEY_FILE).write_bytes(key)
+    keep_key(tmp_path / "killed", (tmp_path / "whole" / "tune" / KEY_FILE).read_bytes())
     killed = subprocess.run(
         [sys.executable, "-c", CHILD, folder, tmp_path / "killed"],
         env=os.environ | {"PYTHONPATH": "."},
