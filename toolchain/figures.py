@@ -220,8 +220,27 @@ class PrivacyFigures(StageFigures):
     sampling_rate: float
     """Probability with which a step reads a unit."""
     steps: int
+    canaries: int | None = None
+    """Made-up entries, of which about half were learned; None where there are none."""
     repeatable: bool = False
     """Never: whoever could repeat the noise could take it out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFigures(StageFigures):
+    """What a model file tells of the canaries that were planted."""
+
+    canaries: int
+    guesses: int
+    right: int
+    epsilon_at_least: float
+    """With a confidence of 95 %."""
+    claimed: float
+
+    @property
+    def refutes(self) -> bool:
+        """Whether more is given away than is claimed."""
+        return self.epsilon_at_least > self.claimed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -457,6 +476,8 @@ class VerdictFigures(StageFigures):
     """Of a recipe with a guard: the same questions behind it."""
     probes: ProbeFigures | None = None
     """Of a recipe that asks for probes."""
+    audit: AuditFigures | None = None
+    """None where no canaries were planted."""
     garak: dict[str, dict[str, int]] | None = None
     """Of a recipe that names a report of garak: probe and detector → `tried`, `failed`."""
     not_measured: list[str] | None = None

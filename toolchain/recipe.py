@@ -255,6 +255,9 @@ class PrivacySpec(Frozen):
     """Units in a step, on average: each is drawn by itself."""
     unit: Literal["entry"] = "entry"
     """What is there or not: an entry, which is all phrasings of a question, or a conversation."""
+    canaries: int = Field(default=0, ge=0, le=10_000)
+    """Made-up entries for an audit, each learned or not by the toss of a coin: the gate then says
+    which ε the model file at least has."""
 
     @model_validator(mode="after")
     def _one_target(self) -> "PrivacySpec":

@@ -25,6 +25,8 @@ from toolchain.config import Frozen
 from toolchain.figures import FLAT, Forgotten, PrivacyFigures, StageFigures, TrainFigures
 from toolchain.general import GENERAL, passages
 from toolchain.models.adapter_config import check_base_name
+from toolchain.privacy.canaries import FILE as CANARIES
+from toolchain.privacy.canaries import Canary, make_canaries, read_canaries, write_canaries
 from toolchain.privacy.protection import Protection, protection
 from toolchain.privacy.rules import refuse_faults
 from toolchain.processes import is_main, keep_together, speaking
@@ -222,7 +224,7 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
         tuned=last.figures,
         forgotten=lost,
         four_bits=four.figures if four else None,
-        privacy=protected.figures() if protected else None,
+        privacy=protected.figures(spec.privacy.canaries) if protected and spec.privacy else None,
     )
 
 
@@ -247,9 +249,14 @@ def _learn_privately(
 
     spec = lesson.spec
     assert spec.privacy
-    numbers = [number for number, rows in enumerate(lesson.entries) for _ in range(rows)]
-    units = Units(list(encoded(tokenizer, lesson.rows, spec.max_tokens)), numbers)
-    protected = protection(spec.privacy, len(units), spec.epochs, "tune: privacy")
+    canaries = _canaries(spec.privacy.canaries, resume)
+    rows = [*lesson.rows, *(each.row for each in canaries if each.planted)]
+    numbers = [number for number, count in enumerate(lesson.entries) for _ in range(count)]
+    numbers += range(len(lesson.entries), len(lesson.entries) + len(rows) - len(numbers))
+    units = Units(list(encoded(tokenizer, rows, spec.max_tokens)), numbers)
+    # How many canaries the coins chose is not known to everybody, so half of them count.
+    count = len(units) - sum(each.planted for each in canaries) + len(canaries) // 2
+    protected = protection(spec.privacy, count, spec.epochs, "tune: privacy")
     report.note(f"tune: {protected.words}, {protected.steps} steps")
     steps = Course(
         name="tune",
@@ -260,7 +267,19 @@ def _learn_privately(
         seed=lesson.seed,
     )
     private = Private(units=units, protection=protected, course=steps)
-    return train_privately(adapted.get_base_model(), private, resume, report), protected
+    figures = train_privately(adapted.get_base_model(), private, resume, report)
+    if canaries:
+        write_canaries(resume.parent / CANARIES, canaries)
+    return figures, protected
+
+
+def _canaries(count: int, resume: Path) -> list[Canary]:
+    """Return the canaries of a training; one that goes on has those that it began with."""
+    file = resume / CANARIES
+    if not file.is_file() and count:
+        resume.mkdir(exist_ok=True)
+        write_canaries(file, make_canaries(count))
+    return read_canaries(file) if count else []
 
 
 @dataclass(slots=True, kw_only=True)

@@ -223,10 +223,12 @@ def test_without_the_table_nothing_of_it_is_said(desk: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_bundle_carries_the_claim_and_no_conversation(desk: Path, tmp_path: Path) -> None:
+def test_a_bundle_carries_the_claim_an_audit_of_it_and_no_conversation(
+    desk: Path, tmp_path: Path
+) -> None:
+    file = written(desk, {"tune.privacy": "canaries = 30\n"})
     made: dict[str, Any] = {
-        step.stage: step.artifact
-        for step in walk(recipe.load(written(desk, {})), settings(tmp_path))
+        step.stage: step.artifact for step in walk(recipe.load(file), settings(tmp_path))
     }
     bundle = made["package"].path
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -235,7 +237,12 @@ def test_a_bundle_carries_the_claim_and_no_conversation(desk: Path, tmp_path: Pa
     assert claim["epsilon"] == figures["epsilon"]
     assert (claim["stage"], claim["unit"], claim["noise_multiplier"]) == ("tune", "entry", 1.0)
     assert "the search for settings" in claim["not_counted"]
-    assert "privacy: ε ≤ " in (bundle / "MODEL_CARD.md").read_text()
+    card = (bundle / "MODEL_CARD.md").read_text()
+    assert "privacy: ε ≤ " in card
+    audit = manifest["gate"]["audit"]
+    assert (audit["canaries"], audit["guesses"]) == (30, 20)
+    assert audit["epsilon_at_least"] <= audit["claimed"] == claim["epsilon"]
+    assert f"audit of its privacy: ε ≥ {audit['epsilon_at_least']:.2f} by " in card
 
     texts = [phrasing for row in ROWS for phrasing in (row["question"], row["answer"])]
     plain = [text for each in texts for text in ([each] if isinstance(each, str) else each)]

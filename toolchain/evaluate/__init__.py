@@ -25,6 +25,7 @@ from toolchain.artifacts import (
 )
 from toolchain.errors import GateError
 from toolchain.evaluate.answers import Answered, answer_all, golden, reference_ends, task_scores
+from toolchain.evaluate.audit import Audit, audit_failures, measure_audit
 from toolchain.evaluate.divergence import (
     divergence,
     from_teacher,
@@ -100,6 +101,8 @@ class Texts:
     these."""
     private: bool = False
     """Whether no conversation may travel: goldens are then answers to prompts of ours."""
+    audit: Audit | None = None
+    """Canaries that may refute a claim of privacy."""
 
     def held_out(self, questions: int) -> list[Mapping[str, Any]]:
         """Return the conversations that the gate asks."""
@@ -134,6 +137,7 @@ def evaluate(
         **({"guard": f"{candidate.guard.digest} {candidate.refuse}"} if candidate.guard else {}),
         **({"garak": file_digest(texts.garak)} if texts.garak else {}),
         **({"goldens": "\0".join(PROMPTS)} if texts.private else {}),
+        **({"canaries": texts.audit.digest} if texts.audit else {}),
     }
     tools = ("peft", "torch", "transformers")
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=tools)
@@ -195,6 +199,7 @@ def _measure(
         asked = _asked(child, candidate, texts.earlier, held_out[: spec.questions], limits, report)
         answers = asked.answers
         own = own_answers(child, opening, report) if texts.private else None
+        audit = measure_audit(child, texts.audit, report) if texts.audit else None
         measured |= asked.scores | reference_ends(reference, answers, spec.max_tokens)
         guard = read_guard(candidate.guard.path / GUARD) if candidate.guard else None
         probes = None
@@ -230,12 +235,14 @@ def _measure(
         forgotten=asked.forgotten,
         guarded=behind(guard, candidate.refuse, answers) if guard else None,
         probes=probes,
+        audit=audit,
         garak=read_garak(texts.garak) if texts.garak else None,
         failures=[
             *failures(measured, spec.gate),
             *leak_failures(leak, spec.gate),
             *forgetting_failures(asked.forgotten, texts.earlier),
             *probe_failures(probes, spec.gate),
+            *audit_failures(audit),
         ],
     )
     if texts.leak:

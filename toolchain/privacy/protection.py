@@ -41,8 +41,8 @@ class Protection:
             f"clip {self.clip:g}, noise {self.noise_multiplier:g}"
         )
 
-    def figures(self) -> PrivacyFigures:
-        """Return what the record says of it."""
+    def figures(self, canaries: int = 0) -> PrivacyFigures:
+        """Return what the record says of it, and of canaries that were planted."""
         return PrivacyFigures(
             epsilon=self.epsilon,
             delta=self.delta,
@@ -52,6 +52,7 @@ class Protection:
             noise_multiplier=self.noise_multiplier,
             sampling_rate=self.sampling_rate,
             steps=self.steps,
+            canaries=canaries or None,
         )
 
 
