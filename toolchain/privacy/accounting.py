@@ -27,6 +27,8 @@ MARGIN, FINE, ROUNDS = 1.05, 1.25, 4
 taken all the same."""
 SMALLEST_DELTA = 1e-10
 """Below it the rounding of an FFT in double precision shows."""
+SMALLEST_RANGE = 1e-6
+"""Least range of losses that a grid covers: with little noise all losses but a few are one."""
 MOST_EPSILON, MOST_NOISE = 500.0, 1e4
 DIGITS = 3
 """Decimals of a noise multiplier."""
@@ -88,8 +90,9 @@ def _epsilon(steps: Steps, delta: float, *, removes: bool) -> float:
     """Return ε in one direction: a unit is removed, or added."""
     tail = TAIL * delta
     low, high = _losses_of_a_step(steps, tail, removes=removes)
-    if high > MOST_EPSILON:
+    if _losses_of_a_step(steps, tail, removes=True)[1] > MOST_EPSILON:
         return math.inf
+    high = max(high, low + SMALLEST_RANGE)
     # What the sum of the steps may be is known when there is a grid, whose width depends on it.
     needed = (high - low) / POINTS
     for tries in itertools.count(1):

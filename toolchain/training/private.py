@@ -115,7 +115,7 @@ def _hook(name: str, rows: int, gradients: Gradients) -> Any:
         if states.ndim != 3 or len(states) != rows:
             raise ArtifactError(
                 f"tune: privacy: `{name}` reads the tokens of several rows as one",
-                hint="of a model with experts adapt the layers of its attention alone",
+                hint="adapt layers of the attention alone, such as q_proj and v_proj",
             )
         if seen:
             raise ArtifactError(f"tune: privacy: `{name}` is read twice in one step")

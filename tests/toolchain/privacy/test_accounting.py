@@ -73,6 +73,13 @@ def test_more_noise_fewer_steps_and_smaller_samples_cost_less() -> None:
     assert epsilon_of(steps(0.1, 1.0, 50), 1e-4) < base
 
 
+def test_with_less_and_less_noise_epsilon_grows_beyond_all_bounds() -> None:
+    found = [epsilon_of(steps(0.2, noise, 10), 1e-3) for noise in (1.0, 0.3, 0.1, 0.05, 0.001)]
+    assert found == sorted(found)
+    assert found[0] < 5 < 50 < found[2]
+    assert found[-1] == math.inf
+
+
 def test_without_noise_nothing_is_private() -> None:
     assert epsilon_of(steps(0.1, 0.0, 1), 1e-5) == math.inf
 
