@@ -118,7 +118,8 @@ class Dataset(Artifact):
     """`train.jsonl` and `held_out.jsonl` ({"messages": […]} a line), `texts.jsonl` ({"text": …}).
 
     Where conversations have an opening, `opening.jsonl` holds its messages, and `opening` in a line
-    says how many of them are that.
+    says how many of them are that. `entries.jsonl` says how many lines of `train.jsonl` each entry
+    has, {"rows": 3} a line.
     """
 
     @property
@@ -143,6 +144,10 @@ class Dataset(Artifact):
     def held_out(self) -> list[dict[str, Any]]:
         """Return the conversations that no training stage may see."""
         return list(read_jsonl(self.path / "held_out.jsonl"))
+
+    def entries(self) -> list[int]:
+        """Return the number of conversations to learn of each entry, in their order."""
+        return [int(row["rows"]) for row in read_jsonl(self.path / "entries.jsonl")]
 
     def texts(self) -> list[str]:
         """Return the plain documents."""

@@ -196,13 +196,51 @@ class TrainFigures(StageFigures):
     """What a training did and what it took."""
 
     steps: int
-    loss: float
-    """Nats per learned token, a running mean."""
+    loss: float | None
+    """Nats per learned token, a running mean; None under differential privacy, as it has none."""
     trained_tokens: int
+    """0 under differential privacy."""
     tokens_per_s: float
     train_s: float
     train_cpu_s: float
     peak_memory_mb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyFigures(StageFigures):
+    """What a training under differential privacy claims; neighbours differ by one unit."""
+
+    epsilon: float
+    delta: float
+    unit: str
+    units: int
+    clip: float
+    noise_multiplier: float
+    """Standard deviation of the noise, in units of `clip`."""
+    sampling_rate: float
+    """Probability with which a step reads a unit."""
+    steps: int
+    canaries: int | None = None
+    """Made-up entries, of which about half were learned; None where there are none."""
+    repeatable: bool = False
+    """Never: whoever could repeat the noise could take it out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFigures(StageFigures):
+    """What a model file tells of the canaries that were planted."""
+
+    canaries: int
+    guesses: int
+    right: int
+    epsilon_at_least: float
+    """With a confidence of 95 %."""
+    claimed: float
+
+    @property
+    def refutes(self) -> bool:
+        """Whether more is given away than is claimed."""
+        return self.epsilon_at_least > self.claimed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -438,6 +476,8 @@ class VerdictFigures(StageFigures):
     """Of a recipe with a guard: the same questions behind it."""
     probes: ProbeFigures | None = None
     """Of a recipe that asks for probes."""
+    audit: AuditFigures | None = None
+    """None where no canaries were planted."""
     garak: dict[str, dict[str, int]] | None = None
     """Of a recipe that names a report of garak: probe and detector → `tried`, `failed`."""
     not_measured: list[str] | None = None

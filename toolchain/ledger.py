@@ -66,6 +66,23 @@ class Source(Frozen):
         return f"{self.role} `{self.name}` ({self.licence or 'terms unknown'})"
 
 
+class Privacy(Frozen):
+    """What a training under differential privacy claims, and what it does not."""
+
+    stage: str
+    """The only stage that read the text and let something of it out."""
+    epsilon: float
+    delta: float
+    unit: str
+    """What is there or not in two neighbouring data sets."""
+    units: int
+    clip: float
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    not_counted: tuple[str, ...] = ()
+
+
 class Ledger(Frozen):
     """Account of the text and weights that one stage read, or of all stages together."""
 
@@ -76,6 +93,8 @@ class Ledger(Frozen):
     """Kind of finding → how often it was replaced."""
     done: tuple[str, ...] = ()
     """What was done with the sources, a sentence for each stage."""
+    privacy: Privacy | None = None
+    """None where nothing is claimed."""
 
     def unknown(self) -> tuple[Source, ...]:
         """Return the sources whose terms nobody stated."""
@@ -91,6 +110,7 @@ def total(ledgers: Iterable[Ledger | None]) -> Ledger:
     found: Counter[str] = Counter()
     replaced: Counter[str] = Counter()
     done: list[str] = []
+    privacy = None
     for ledger in filter(None, ledgers):
         for source in ledger.sources:
             place = (source.role, source.name)
@@ -98,12 +118,14 @@ def total(ledgers: Iterable[Ledger | None]) -> Ledger:
         found.update(ledger.found)
         replaced.update(ledger.replaced)
         done += ledger.done
+        privacy = ledger.privacy or privacy
 
     return Ledger(
         sources=tuple(sources.values()),
         found=dict(sorted(found.items())),
         replaced=dict(sorted(replaced.items())),
         done=tuple(dict.fromkeys(done)),
+        privacy=privacy,
     )
 
 
@@ -148,6 +170,8 @@ def _group(terms: Source, members: Sequence[Source]) -> Source:
 def as_json(ledger: Ledger) -> dict[str, Any]:
     """Return a ledger as a manifest has it: without what nobody said, and no text too long."""
     fields = ledger.model_dump(mode="json")
+    if ledger.privacy is None:
+        del fields["privacy"]
     fields["sources"] = [
         {
             name: value[:MAX_WORDS] if isinstance(value, str) else value
@@ -168,6 +192,8 @@ def lines(ledger: Mapping[str, Any]) -> list[tuple[str, str]]:
     found, replaced = ledger.get("found") or {}, ledger.get("replaced") or {}
     if found:
         rows.append(("found", f"{_counts(found)}; replaced {sum(replaced.values())}"))
+    if said := privacy_words(ledger.get("privacy")):
+        rows.append(("privacy", said))
     terms = ledger.get("terms") or {}
     if terms:
         rows.append(("terms", terms_words(terms)))
@@ -189,6 +215,25 @@ def leak_words(leak: Mapping[str, Any]) -> str:
     if isinstance(auc, int | float) and isinstance(error, int | float):
         said += f"; membership AUC {auc:.2f} ± {error:.2f}"
     return said
+
+
+def privacy_words(privacy: Any) -> str:
+    """Return in words what is claimed of a training's privacy; empty where nothing is.
+
+    It may come from a manifest.
+    """
+    numbers = ("epsilon", "delta", "clip", "noise_multiplier")
+    if not isinstance(privacy, Mapping) or not all(
+        isinstance(privacy.get(name), int | float) for name in numbers
+    ):
+        return ""
+    said = (
+        f"ε ≤ {privacy['epsilon']:.2f} at δ = {privacy['delta']:.1e}, "
+        f"unit {privacy.get('unit', '?')}, {privacy.get('stage', '?')} only, "
+        f"clip {privacy['clip']:g}, noise {privacy['noise_multiplier']:g}"
+    )
+    not_counted = privacy.get("not_counted") or ()
+    return said + (f"; not counted: {', '.join(map(str, not_counted))}" if not_counted else "")
 
 
 def terms_words(terms: Mapping[str, Any]) -> str:

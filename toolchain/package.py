@@ -30,6 +30,7 @@ from toolchain.forecast import RUNTIME_BYTES, knowledge_bytes
 from toolchain.ledger import Ledger, as_json, leak_words, lines, rows_of
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
+from toolchain.privacy.canaries import audit_words
 from toolchain.probes.words import garak_words, guarded_words, probe_words
 from toolchain.recipe import PackageSpec
 from toolchain.target import Needs, Target, fit
@@ -387,6 +388,8 @@ def _guard_lines(figures: VerdictFigures) -> list[str]:
         said.append(f"probes: {probe_words(figures.probes)}")
     if figures.garak:
         said.append(garak_words(figures.garak))
+    if figures.audit:
+        said.append(f"audit of its privacy: {audit_words(figures.audit.as_json())}")
     return ["", *(f"- {each}" for each in said)] if said else []
 
 

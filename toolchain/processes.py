@@ -18,6 +18,11 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def many() -> bool:
+    """Return whether several processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def speaking(report: Reporter) -> Reporter:
     """Return the reporter in the main process, and a silent one in the others."""
     return report if is_main() else Silent()
@@ -27,12 +32,12 @@ def many_on_cpu() -> bool:
     """Return whether several processes share CPUs; under plain torchrun accelerate must be told."""
     import torch
 
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    return many() and not torch.accelerator.is_available()
 
 
 def wait_for_all() -> None:
     """Wait until every process is here."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if many():
         from accelerate import PartialState
 
         PartialState(cpu=many_on_cpu()).wait_for_everyone()

@@ -4,8 +4,9 @@ Each default stands here and nowhere else. Paths in a recipe are relative to the
 folder.
 """
 
+import fnmatch
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, get_args
 
 from pydantic import (
@@ -129,6 +130,12 @@ class RedactSpec(Frozen):
     """
 
 
+def means(pattern: str, name: str) -> bool:
+    """Say whether a pattern of a source means a file: its path, its folder, or a glob."""
+    path, asked = PurePosixPath(name), PurePosixPath(pattern)
+    return path == asked or asked in path.parents or fnmatch.fnmatchcase(name, pattern)
+
+
 class SourceSpec(Frozen):
     """Where some of the recipe's files are from, and under which terms."""
 
@@ -144,6 +151,12 @@ class SourceSpec(Frozen):
     url: Words = ""
     attribution: Words = Field(default="", description="words with which its authors are named")
     note: Words = ""
+    public: bool = False
+    """Whether nobody is to be protected in it: with `[tune.privacy]` it may travel as it is."""
+
+    def covers(self, name: str) -> bool:
+        """Say whether these terms are those of a file."""
+        return any(means(pattern, name) for pattern in self.files)
 
 
 class DataSpec(Frozen):
@@ -227,6 +240,32 @@ class LoraSpec(TrainSpec):
     """Percentage points of right answers to them that may be lost."""
 
 
+class PrivacySpec(Frozen):
+    """Differential privacy of what `tune` learns: DP-SGD (arXiv:1607.00133)."""
+
+    epsilon: float | None = Field(default=None, gt=0)
+    """The most that the training may cost; the noise follows from it."""
+    noise_multiplier: float | None = Field(default=None, gt=0)
+    """Instead of it: standard deviation of the noise, in units of `clip`."""
+    delta: float = Field(default=0.0, ge=0, lt=1)
+    """0: a tenth of one unit's share of the data."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of one unit's gradient."""
+    expected_batch: Positive = 64
+    """Units in a step, on average: each is drawn by itself."""
+    unit: Literal["entry"] = "entry"
+    """What is there or not: an entry, which is all phrasings of a question, or a conversation."""
+    canaries: int = Field(default=0, ge=0, le=10_000)
+    """Made-up entries for an audit, each learned or not by the toss of a coin: the gate then says
+    which ε the model file at least has."""
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "PrivacySpec":
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give either `epsilon` or `noise_multiplier`")
+        return self
+
+
 class TuneSpec(LoraSpec):
     """Fine-tuning on the recipe's conversations."""
 
@@ -239,6 +278,16 @@ class TuneSpec(LoraSpec):
     16 either way."""
     max_bits_cost: float = Field(default=0.1, ge=0)
     """Nats a token that four bits may cost the untrained base; above it `tune` refuses them."""
+    privacy: PrivacySpec | None = None
+    """Learn under differential privacy; `batch_size` then only says how many rows are read at
+    once, and `dropout` is 0."""
+
+    def protected(self) -> "TuneSpec":
+        """Return the spec with what privacy asks for: no dropout where none is named."""
+        # Masks that follow from a recorded seed would tell who else was in a batch.
+        if self.privacy is None or "dropout" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"dropout": 0.0})
 
 
 class WriteSpec(Frozen):
@@ -757,6 +806,8 @@ class Recipe(Frozen):
             raise ValueError("stage `know` and a `[knowledge]` table go together")
         if ("guard" in self.stages) != (self.guard is not None):
             raise ValueError("stage `guard` and a `[guard]` table go together")
+        if self.tune.privacy and "tune" not in self.stages:
+            raise ValueError("`[tune.privacy]` protects what a stage `tune` learns")
         if self.round and not self.round.learn and self.knowledge is None:
             raise ValueError(
                 "`[round]`: its answers reach nothing: set `learn = true`, or give `[knowledge]`"
@@ -820,6 +871,11 @@ class Recipe(Frozen):
         return bool(
             {"pretrain", "tune", "distill", "align"} & set(self.stages) or self.model.adapter
         )
+
+    @property
+    def privacy(self) -> PrivacySpec | None:
+        """How what the model learns is protected; None if it is not."""
+        return self.tune.privacy if "tune" in self.stages else None
 
     def text(self) -> str:
         """Return the file as it is written, to find a key's line in it."""

@@ -11,11 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.artifacts import RESUME, Checkpoint, Dataset, Work, digest, value_digest, write_jsonl
+from toolchain.artifacts import (
+    RESUME,
+    Checkpoint,
+    Dataset,
+    Figures,
+    Work,
+    digest,
+    value_digest,
+    write_jsonl,
+)
 from toolchain.config import Frozen
-from toolchain.figures import FLAT, Forgotten, StageFigures, TrainFigures
+from toolchain.figures import FLAT, Forgotten, PrivacyFigures, StageFigures, TrainFigures
 from toolchain.general import GENERAL, passages
 from toolchain.models.adapter_config import check_base_name
+from toolchain.privacy.canaries import FILE as CANARIES
+from toolchain.privacy.canaries import Canary, make_canaries, read_canaries, write_canaries
+from toolchain.privacy.protection import Protection, protection
+from toolchain.privacy.rules import refuse_faults
 from toolchain.processes import is_main, keep_together, speaking
 from toolchain.progress import Reporter
 from toolchain.recipe import TuneSpec
@@ -71,6 +84,8 @@ class TuneFigures(StageFigures):
     """Right answers to general questions; None where none was asked."""
     four_bits: FourBitFigures | None = None
     """None where the base kept its own bits."""
+    privacy: PrivacyFigures | None = None
+    """None where nothing is claimed."""
 
 
 class _MergeSpec(Frozen):
@@ -87,6 +102,8 @@ class _Lesson:
     exam: Exam
     rows: Sequence[Mapping[str, Any]]
     """Conversations to learn."""
+    entries: Sequence[int]
+    """Number of conversations of each entry, in their order; empty where it does not matter."""
     spec: TuneSpec
     seed: int
 
@@ -113,10 +130,13 @@ def tune(
     raise GateError if more is lost than the recipe allows. Of `talk`, general conversations, as
     many are learned as the recipe says.
     """
+    spec = spec.protected()
+    refuse_faults(spec)
     asked = spread(questions, spec.general_questions)
     exam = Exam(dataset, spec, tuple(passages(general)), asked)
     rows = mixed(dataset.train(), talk, spec.general_share, seed)
-    lesson = _Lesson(base=base.path, exam=exam, rows=rows, spec=spec, seed=seed)
+    entries = dataset.entries() if spec.privacy else ()
+    lesson = _Lesson(base=base.path, exam=exam, rows=rows, entries=entries, spec=spec, seed=seed)
     inputs = {
         "base": base.digest,
         "dataset": dataset.digest,
@@ -166,8 +186,6 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
     from toolchain.models.checkpoints import load_model, load_tokenizer
     from toolchain.training.adapters import save_adapter
     from toolchain.training.examples import conversations
-    from toolchain.training.loop import course, train
-    from toolchain.training.objectives import AnswerLoss
 
     base, exam, spec = lesson.base, lesson.exam, lesson.spec
     tokenizer, model = load_tokenizer(base), load_model(base)
@@ -180,13 +198,10 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
         f"trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%}), "
         f"{len(examples)} conversations"
     )
-    training = train(
-        AnswerLoss(adapted.get_base_model()),
-        examples,
-        course("tune", spec, examples, lesson.seed),
-        out / "resume",
-        report,
-    )
+    if spec.privacy:
+        training, protected = _learn_privately(adapted, tokenizer, lesson, out / RESUME, report)
+    else:
+        training, protected = _learn(adapted, examples, lesson, out / RESUME, report), None
     if first is None:
         return None
     save_adapter(adapted, out / ADAPTER, base=base.name)
@@ -209,7 +224,62 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
         tuned=last.figures,
         forgotten=lost,
         four_bits=four.figures if four else None,
+        privacy=protected.figures(spec.privacy.canaries) if protected and spec.privacy else None,
     )
+
+
+def _learn(
+    adapted: Any, examples: Sequence["Example"], lesson: _Lesson, resume: Path, report: Reporter
+) -> Figures:
+    """Train the adapter on all examples alike."""
+    from toolchain.training.loop import course, train
+    from toolchain.training.objectives import AnswerLoss
+
+    steps = course("tune", lesson.spec, examples, lesson.seed)
+    return train(AnswerLoss(adapted.get_base_model()), examples, steps, resume, report)
+
+
+def _learn_privately(
+    adapted: Any, tokenizer: Any, lesson: _Lesson, resume: Path, report: Reporter
+) -> tuple[Figures, Protection]:
+    """Train the adapter so that no entry can be told to have been there."""
+    from toolchain.training.examples import encoded
+    from toolchain.training.loop import Course
+    from toolchain.training.private import Private, Units, train_privately
+
+    spec = lesson.spec
+    assert spec.privacy
+    canaries = _canaries(spec.privacy.canaries, resume)
+    rows = [*lesson.rows, *(each.row for each in canaries if each.planted)]
+    numbers = [number for number, count in enumerate(lesson.entries) for _ in range(count)]
+    numbers += range(len(lesson.entries), len(lesson.entries) + len(rows) - len(numbers))
+    units = Units(list(encoded(tokenizer, rows, spec.max_tokens)), numbers)
+    # How many canaries the coins chose is not known to everybody, so half of them count.
+    count = len(units) - sum(each.planted for each in canaries) + len(canaries) // 2
+    protected = protection(spec.privacy, count, spec.epochs, "tune: privacy")
+    report.note(f"tune: {protected.words}, {protected.steps} steps")
+    steps = Course(
+        name="tune",
+        steps=protected.steps,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        warmup_share=spec.warmup_share,
+        seed=lesson.seed,
+    )
+    private = Private(units=units, protection=protected, course=steps)
+    figures = train_privately(adapted.get_base_model(), private, resume, report)
+    if canaries:
+        write_canaries(resume.parent / CANARIES, canaries)
+    return figures, protected
+
+
+def _canaries(count: int, resume: Path) -> list[Canary]:
+    """Return the canaries of a training; one that goes on has those that it began with."""
+    file = resume / CANARIES
+    if not file.is_file() and count:
+        resume.mkdir(exist_ok=True)
+        write_canaries(file, make_canaries(count))
+    return read_canaries(file) if count else []
 
 
 @dataclass(slots=True, kw_only=True)

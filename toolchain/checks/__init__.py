@@ -109,6 +109,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
         lora,
         model,
         preferences,
+        privacy,
         teaching,
         tools,
     )
@@ -126,6 +127,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
     knowledge.look(ahead, findings)
     teaching.look(ahead, findings)
     preferences.look(ahead, findings)
+    privacy.look(ahead, parts, findings)
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     cost.forecast(ahead, bases, lengths, findings)
     findings.errors = list({error.message: error for error in findings.errors}.values())

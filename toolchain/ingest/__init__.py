@@ -199,6 +199,7 @@ def _write(parts: Parts, spec: DataSpec, out: Path, report: Reporter) -> Dataset
     for name, entries in (("train", parts.train), ("held_out", parts.held_out)):
         rows = (row for _, row in parts.conversations(entries))
         write_jsonl(out / f"{name}.jsonl", rows)
+    write_jsonl(out / "entries.jsonl", ({"rows": len(each.phrasings)} for each in parts.train))
     write_jsonl(out / "texts.jsonl", ({"text": text} for text in parts.texts()))
     parts.read.found.write(out / FINDINGS)
 

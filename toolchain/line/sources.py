@@ -4,9 +4,9 @@
 recipe says of a source comes first, then what the model's card, its licence text and our table say.
 """
 
-import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from device.manifest.gguf import read_header
 from device.manifest.gguf_values import BadFileError
@@ -17,10 +17,10 @@ from toolchain.errors import ConfigError, ToolchainError, TrustError
 from toolchain.figures import DatasetFigures
 from toolchain.harvested import note_of
 from toolchain.knowledge.files import find_files
-from toolchain.ledger import Ledger, Role, Source, Use
+from toolchain.ledger import Ledger, Privacy, Role, Source, Use
 from toolchain.line.flow import Flow
 from toolchain.models import hub, origin
-from toolchain.recipe import Recipe, SourceSpec, WriteSpec
+from toolchain.recipe import Recipe, SourceSpec, WriteSpec, means
 from toolchain.terms import known_or_none
 from toolchain.terms.expression import base_of, choices
 from toolchain.terms.found import NOTHING, Said, in_folder
@@ -42,6 +42,13 @@ READS: Mapping[str, tuple[Role, ...]] = {
     "evaluate": ("base", "adapter", "data", "opening"),
 }
 """Stage → roles of the sources that it reads; `package` reads the ledgers of all."""
+NOT_COUNTED = (
+    "the search for settings",
+    "other releases from the same data",
+    "the number of units",
+    "figures of the gate",
+)
+"""What no ε says anything of."""
 _LEARNING = ("pretrain", "tune", "distill", "align")
 
 
@@ -65,8 +72,21 @@ def ledger_of(flow: Flow, stage: str, artifact: Artifact) -> Ledger:
         inputs = {**artifact.record.inputs, **flow.dataset.record.inputs}
         sources = [_with_digest(source, inputs) for source in sources]
     return Ledger(
-        sources=tuple(sources), found=found, replaced=replaced, done=_done(stage, artifact)
+        sources=tuple(sources),
+        found=found,
+        replaced=replaced,
+        done=_done(stage, artifact),
+        privacy=_privacy(stage, artifact.record.figures),
     )
+
+
+def _privacy(stage: str, figures: Mapping[str, Any]) -> Privacy | None:
+    """Return what a stage claims of its privacy; None where it claims nothing."""
+    if not (claimed := figures.get("privacy")):
+        return None
+    names = Privacy.model_fields.keys() & claimed.keys()
+    values = {name: claimed[name] for name in names}
+    return Privacy(stage=stage, not_counted=NOT_COUNTED, **values)
 
 
 def _is_read_by(stage: str, source: Source) -> bool:
@@ -87,6 +107,8 @@ def _done(stage: str, artifact: Artifact) -> tuple[str, ...]:
         )
     if isinstance(artifact, Knowledge):
         return (f"{stage}: {artifact.figures.passages} passages, quoted or read as they stand",)
+    if record.figures.get("privacy"):
+        return (f"{stage}: learned under differential privacy",)
     if stage in _LEARNING and (tokens := record.figures.get("trained_tokens")):
         learned = f"{stage}: learned from {tokens:,} tokens"
         written = record.figures.get("written")
@@ -185,7 +207,7 @@ def _covered(recipe: Recipe, names: list[str]) -> Mapping[str, SourceSpec]:
     covered: dict[str, SourceSpec] = {}
     for number, spec in enumerate(recipe.data.sources, 1):
         for pattern in spec.files:
-            matching = {name for name in names if _fits(name, pattern)}
+            matching = {name for name in names if means(pattern, name)}
             if not matching:
                 raise ConfigError(
                     f"{recipe.id}.toml: data: sources: {number}: `{pattern}` is no file of the "
@@ -200,12 +222,6 @@ def _covered(recipe: Recipe, names: list[str]) -> Mapping[str, SourceSpec]:
                     )
                 covered[name] = spec
     return covered
-
-
-def _fits(name: str, pattern: str) -> bool:
-    """Say whether a pattern of a source means a file: its path, its folder, or a glob."""
-    path, wanted = PurePosixPath(name), PurePosixPath(pattern)
-    return path == wanted or wanted in path.parents or fnmatch.fnmatchcase(name, pattern)
 
 
 def _text_source(role: Role, name: str, use: Use, covered: Mapping[str, SourceSpec]) -> Source:

@@ -34,6 +34,7 @@ from toolchain.ledger import grouped, leak_words, total
 from toolchain.line.flow import Flow
 from toolchain.line.formats import FORMATS, is_chosen
 from toolchain.models.original import Original
+from toolchain.privacy.canaries import audit_words
 from toolchain.probes.words import garak_words, guarded_words, probe_words
 from toolchain.recipe import Recipe
 from toolchain.target import Target
@@ -41,6 +42,7 @@ from toolchain.terms.found import travelling_files
 
 if TYPE_CHECKING:
     from toolchain.distill import Mark
+    from toolchain.evaluate.audit import Audit
     from toolchain.evaluate.forgetting import Earlier
     from toolchain.evaluate.leak import LeakTest
     from toolchain.teaching.writing import Assignment
@@ -139,7 +141,9 @@ def _pretrained(artifact: Artifact) -> str:
     from toolchain.pretrain import PretrainFigures
 
     figures = PretrainFigures.read(artifact.record.figures)
-    return f"{figures.parameters / 1e6:.2f} M parameters, loss {figures.training.loss:.2f}"
+    loss = figures.training.loss
+    assert loss is not None
+    return f"{figures.parameters / 1e6:.2f} M parameters, loss {loss:.2f}"
 
 
 # tune ---------------------------------------------------------------------------------------------
@@ -527,6 +531,8 @@ def _evaluate(flow: Flow) -> Verdict:
             earlier=earlier(recipe, flow.folder_suffix),
             garak=_garak(recipe),
             split=is_chosen(recipe.quantize),
+            private=recipe.privacy is not None,
+            audit=_audit(flow),
         ),
         recipe.evaluate,
         flow.out("evaluate"),
@@ -577,6 +583,19 @@ def _leak_test(recipe: Recipe) -> "LeakTest | None":
     )
 
 
+def _audit(flow: Flow) -> "Audit | None":
+    """Return the canaries of a private training, and what it claims; None if it planted none."""
+    from toolchain.evaluate.audit import Audit
+    from toolchain.privacy.canaries import FILE
+
+    spec = flow.recipe.privacy
+    if spec is None or not spec.canaries:
+        return None
+    claim = next(record.figures["privacy"] for _, record in flow.records if record.stage == "tune")
+    file = flow.settings.out / "tune" / FILE
+    return Audit(file=file, epsilon=claim["epsilon"], delta=claim["delta"])
+
+
 def _plan_evaluate(recipe: Recipe, target: Target, form: str) -> str:
     gate = recipe.evaluate.gate
     return (
@@ -600,6 +619,8 @@ def _evaluated(artifact: Artifact) -> str:
         text += f"; {probe_words(figures.probes)}"
     if figures.garak:
         text += f"; {garak_words(figures.garak)}"
+    if figures.audit:
+        text += f"; {audit_words(figures.audit.as_json())}"
     if figures.leak:
         text += f"; {leak_words(figures.leak.as_json())}"
     if worded := figures.wording:

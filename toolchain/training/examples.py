@@ -59,16 +59,8 @@ def conversations(
 
     Raises ArtifactError if no conversation is left.
     """
-    examples = []
-    too_long = 0
-    for row in rows:
-        try:
-            ids, labels = encode_row(tokenizer, row, max_tokens)
-        except TooLong:
-            too_long += 1
-            continue
-        examples.append(Example(ids=ids, labels=labels))
-
+    examples = [each for each in encoded(tokenizer, rows, max_tokens) if each]
+    too_long = len(rows) - len(examples)
     if rows and not examples:
         raise ArtifactError(
             f"data set: all {too_long} conversations are longer than {max_tokens} tokens",
@@ -76,6 +68,19 @@ def conversations(
         )
 
     return examples, too_long
+
+
+def encoded(
+    tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int
+) -> Iterator[Example | None]:
+    """Yield each conversation as an example; None for one that is longer than `max_tokens`."""
+    for row in rows:
+        try:
+            ids, labels = encode_row(tokenizer, row, max_tokens)
+        except TooLong:
+            yield None
+        else:
+            yield Example(ids=ids, labels=labels)
 
 
 def reworded(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list[Mapping[str, Any]]:

@@ -75,7 +75,7 @@ def course(name: str, spec: TrainSpec, examples: Sequence[Example], seed: int) -
 
 
 @dataclass(slots=True)
-class _Progress:
+class Progress:
     """Position and cost of a run; saved with the state."""
 
     course: Course
@@ -182,9 +182,9 @@ def train(
     process = accelerator.process_index
     processes = accelerator.num_processes
     state = resume / course.name / STATE
-    optimizer = _optimizer(objective, course)
-    progress = _Progress(course, report)
-    restored = _restore(state, objective, optimizer, progress)
+    optimizer = optimizer_of(objective, course)
+    progress = Progress(course, report)
+    restored = restore(state, objective, optimizer, progress)
     prepared, optimizer = accelerator.prepare(objective.train(), optimizer)
     mean = _Mean(accelerator.unwrap_model(prepared), course.mean_steps, restored)
 
@@ -199,15 +199,15 @@ def train(
 
         mean.follow(progress.step)
         progress.count_step(loss, sum(len(examples[row].ids) for row in rows))
-        if accelerator.is_main_process and _save_is_due(progress):
-            _save(state, accelerator.unwrap_model(prepared), optimizer, mean, progress)
+        if accelerator.is_main_process and save_is_due(progress):
+            save(state, accelerator.unwrap_model(prepared), optimizer, mean.values, progress)
 
     mean.apply()
     accelerator.unwrap_model(prepared).eval()
     return progress.figures()
 
 
-def _optimizer(objective: "nn.Module", course: Course) -> "torch.optim.Optimizer":
+def optimizer_of(objective: "nn.Module", course: Course) -> "torch.optim.Optimizer":
     """AdamW (arXiv:1711.05101); norms and biases do not decay."""
     import torch
 
@@ -268,15 +268,19 @@ def _step(
     return float(accelerator.reduce(loss.detach(), reduction="mean"))
 
 
-def _save_is_due(progress: _Progress) -> bool:
+def save_is_due(progress: Progress) -> bool:
     return (
         progress.step == progress.course.steps
         or time.monotonic() - progress.saved >= progress.course.save_every_s
     )
 
 
-def _save(
-    state: Path, objective: "nn.Module", optimizer: Any, mean: _Mean, progress: _Progress
+def save(
+    state: Path,
+    objective: "nn.Module",
+    optimizer: Any,
+    mean: "Mapping[str, torch.Tensor]",
+    progress: Progress,
 ) -> None:
     """Write parameters, their mean and moments in one file; the progress is in its header."""
     from safetensors.torch import save_file
@@ -287,7 +291,7 @@ def _save(
         for name, p in objective.named_parameters()
         if p.requires_grad
     }
-    tensors |= {f"mean.{name}": value.contiguous() for name, value in mean.values.items()}
+    tensors |= {f"mean.{name}": value.contiguous() for name, value in mean.items()}
 
     for place, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"moment.{place}.{name}": value.contiguous() for name, value in moments.items()}
@@ -298,8 +302,8 @@ def _save(
     progress.saved = time.monotonic()
 
 
-def _restore(
-    state: Path, objective: "nn.Module", optimizer: Any, progress: _Progress
+def restore(
+    state: Path, objective: "nn.Module", optimizer: Any, progress: Progress
 ) -> "dict[str, torch.Tensor]":
     """Load the state of an interrupted run with the same key; return the mean of its parameters."""
     import torch

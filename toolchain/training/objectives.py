@@ -36,8 +36,12 @@ class Targets(Protocol):
 class Head:
     """From hidden states to logits, a chunk of positions at a time."""
 
-    def __init__(self, model: Any, *, chunk_elements: int = CHUNK_ELEMENTS) -> None:
+    def __init__(
+        self, model: Any, *, chunk_elements: int = CHUNK_ELEMENTS, shares: bool = True
+    ) -> None:
         self._model = model
+        self._shares = shares
+        """Whether what all rows begin with is read once: then no row has a gradient of its own."""
         self._chunk = max(1, chunk_elements // model.config.get_text_config().vocab_size)
         self._check()
 
@@ -50,7 +54,7 @@ class Head:
     def hidden(self, ids: Tensor) -> Tensor:
         """Return the decoder's last hidden states [rows, length, width]."""
         decoder = self._model.base_model
-        count = shared_tokens(ids.tolist())
+        count = shared_tokens(ids.tolist()) if self._shares else 0
         prefix = read_prefix(decoder, ids[:1, :count], len(ids)) if count else None
         if prefix is None:
             states: Tensor = decoder(input_ids=ids, use_cache=False).last_hidden_state

@@ -1,0 +1,1 @@
+"""Differential privacy of a training: its accounting, and its randomness."""
