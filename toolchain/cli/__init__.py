@@ -9,7 +9,7 @@ from typing import Annotated  # noqa: I001 - the verbs below are in the order of
 import typer
 
 from toolchain import __version__, console
-from toolchain.cli import line, export, boards, rounds, figures, cost, new, recipes, virtual  # noqa: F401
+from toolchain.cli import line, export, boards, rounds, figures, cost, cloud, new, recipes, virtual  # noqa: F401
 from toolchain.cli.words import app
 
 __all__ = ["app"]

@@ -4,6 +4,7 @@
 """
 
 from toolchain.show.boards import all_targets, findings, one_target, runtime, status, virtual_boards
+from toolchain.show.cloud import clouded, mended
 from toolchain.show.cost import cost
 from toolchain.show.files import contents, folder
 from toolchain.show.fit import fitted
@@ -19,6 +20,7 @@ __all__ = [
     "answers",
     "bench",
     "calibrated",
+    "clouded",
     "compared",
     "contents",
     "cost",
@@ -33,6 +35,7 @@ __all__ = [
     "folder",
     "harvested",
     "labels",
+    "mended",
     "one_target",
     "plan",
     "rolled_out",
