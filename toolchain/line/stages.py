@@ -78,7 +78,7 @@ class Stage:
 
 
 def _ingest(flow: Flow) -> Dataset:
-    from toolchain.ingest import ingest
+    from toolchain.ingest import Ways, ingest
 
     flow.dataset = ingest(
         flow.recipe.data.without_terms(),
@@ -86,6 +86,7 @@ def _ingest(flow: Flow) -> Dataset:
         flow.out("ingest"),
         flow.report,
         seed=flow.recipe.seed,
+        ways=Ways(ingest=flow.recipe.ingest, work=flow.settings.out, report=flow.report),
     )
     return flow.dataset
 
