@@ -479,4 +479,9 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write objects as JSON lines, whole or not at all, one after the other."""
     with whole_file(path) as part, part.open("w", encoding="utf-8") as stream:
         for row in rows:
-            stream.write(json.dumps(_sorted(row), ensure_ascii=False) + "\n")
+            stream.write(jsonl_line(row))
+
+
+def jsonl_line(row: Mapping[str, Any]) -> str:
+    """Return an object as `write_jsonl` writes it."""
+    return json.dumps(_sorted(row), ensure_ascii=False) + "\n"

@@ -12,20 +12,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, lasting: bool = True) -> None:
     """Write a text file through a temporary file, fsync and rename."""
-    with whole_file(path) as part:
+    with whole_file(path, lasting=lasting) as part:
         part.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
-    """Yield a temporary path; at the end it is renamed to `file`, on an error removed."""
+def whole_file(file: Path, *, lasting: bool = True) -> Iterator[Path]:
+    """Yield a temporary path; at the end it is renamed to `file`, on an error removed.
+
+    One that is not `lasting` goes with the process, and needs not outlive a power cut.
+    """
     part = file.with_name(f".{file.name}.part")
     try:
         yield part
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
+        if lasting:
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)

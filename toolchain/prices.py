@@ -24,6 +24,8 @@ class Gpu(Frozen):
     tflops: Above
     watts: Above
     memory_gb: Above
+    skypilot: str = ""
+    """Name in SkyPilot's catalogs; empty: not there."""
     source: str
 
 
@@ -31,6 +33,8 @@ class Price(Frozen):
     """What one provider asks for an hour of one accelerator."""
 
     provider: str
+    infra: str = ""
+    """Name in SkyPilot; empty where it rents nothing there."""
     region: str
     country: str
     gpu: str

@@ -210,6 +210,18 @@ class DataSpec(Frozen):
         return self.model_copy(update={"sources": (), "strict": False})
 
 
+class IngestSpec(Frozen):
+    """Who reads the data; what comes out is the same whoever does."""
+
+    processes: int = Field(default=0, ge=0)
+    """Processes of this computer that read shards; 0: one a core."""
+    engine: Literal["processes", "ray"] = "processes"
+    """`ray` has the shards read on the nodes of a cluster; recipe and work folder must lie where
+    all of them find them under the same name. Needs the extra `ray`."""
+    address: str = ""
+    """Address of the cluster's head; empty: what Ray finds, such as RAY_ADDRESS."""
+
+
 class TrainSpec(Frozen):
     """What every training stage needs."""
 
@@ -778,6 +790,7 @@ class Recipe(Frozen):
     seed: int = 0
     model: ModelSpec
     data: DataSpec = DataSpec()
+    ingest: IngestSpec = IngestSpec()
     tune: TuneSpec = TuneSpec()
     distill: DistillSpec | None = None
     align: AlignSpec | None = None

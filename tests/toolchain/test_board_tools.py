@@ -12,7 +12,7 @@ import pytest
 from device.serve.tools import read_tools
 from toolchain import recipe, shipped
 from toolchain.ingest import Parts, look
-from toolchain.ingest.duplicates import CONTAMINATION
+from toolchain.ingest.merge import CONTAMINATION
 from toolchain.ingest.split import question_key
 from toolchain.tool_use import called
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from toolchain.errors import ToolchainError, all_of
+from toolchain.progress import SILENT, Reporter
 from toolchain.recipe import QuantizeSpec, Recipe
 from toolchain.target import Target
 
@@ -60,6 +61,9 @@ class Ahead:
     offline: bool = False
     schemes: tuple[str, ...] = ()
     """Schemes to try instead of the recipe's own."""
+    writes: bool = False
+    """Whether what is read of large data may be kept in `out`: a dry run keeps nothing."""
+    report: Reporter = SILENT
 
     @property
     def file(self) -> str:

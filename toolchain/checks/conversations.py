@@ -46,6 +46,8 @@ def look(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) ->
 
     Returns how much is left to learn from; None if that is not known.
     """
+    if not set(ahead.stages) - {"ingest"}:
+        return None  # nothing is learned, and the data may be large
     train, held_out = parts.conversations(parts.train), parts.conversations(parts.held_out)
     base = bases.trained if bases else None
     trains = ahead.walks("tune", "distill", "align", "trim", "quantize", "evaluate")

@@ -2,7 +2,7 @@
 
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.ingest import Parts, preview
+from toolchain.ingest import Parts, Ways, preview
 from toolchain.ingest import look as look_at_files
 
 
@@ -16,7 +16,8 @@ def look(ahead: Ahead, findings: Findings) -> Parts | None:
         findings.errors.append(ConfigError(f"{ahead.file}: data: files: names no file"))
         return None
 
-    parts = look_at_files(recipe.data, recipe.folder, seed=recipe.seed)
+    ways = Ways(ingest=recipe.ingest, work=ahead.out if ahead.writes else None, report=ahead.report)
+    parts = look_at_files(recipe.data, recipe.folder, seed=recipe.seed, ways=ways)
     findings.preview += preview(parts, recipe.data)
     if parts.read.errors:
         findings.errors += parts.read.errors

@@ -17,6 +17,7 @@ from toolchain.cli import (  # noqa: F401
     figures,
     proving,
     cost,
+    cloud,
     new,
     recipes,
     virtual,

@@ -1,34 +1,32 @@
 """Figures of a data set: how much there is, what was recognised, found and done."""
 
-from collections.abc import Iterable, Iterator
-
 from toolchain.figures import DatasetFigures, Lengths
 from toolchain.ingest.clean import ROWS
-from toolchain.ingest.duplicates import CONTAMINATION, KIND
 from toolchain.ingest.found import Found
+from toolchain.ingest.merge import CONTAMINATION, NEAR
 from toolchain.ingest.parts import Parts
 from toolchain.ingest.redact import NOT_LOOKED_FOR
+from toolchain.ingest.shards.write import Lengths as Written
+from toolchain.ingest.shards.write import Sizes
 from toolchain.recipe import DataSpec
-from toolchain.tool_use import said
 
-DIRT = (*(row.kind for row in ROWS), "language", KIND, CONTAMINATION)
+DIRT = (*(row.kind for row in ROWS), "language", NEAR, CONTAMINATION)
 """Kinds of dirt, in the order in which they are told."""
 
 
-def figures_of(parts: Parts, spec: DataSpec) -> DatasetFigures:
-    """Return the figures of what was read and how it was split."""
+def figures_of(parts: Parts, spec: DataSpec, written: Written) -> DatasetFigures:
+    """Return the figures of what was read, how it was split, and how long what was written is."""
     read, found = parts.read, parts.read.found
     looks, cleans = spec.redact.mode != "off", spec.clean.mode != "off"
-    texts = len(read.documents) + sum(len(entry.phrasings) for entry in parts.train)
     return DatasetFigures(
         entries=len(read.entries),
         documents=len(read.documents),
-        train=sum(len(entry.phrasings) for entry in parts.train),
-        held_out=sum(len(entry.phrasings) for entry in parts.held_out),
-        texts=texts,
-        question_chars=_lengths(_chars(parts, -2)),
-        answer_chars=_lengths(_chars(parts, -1)),
-        text_chars=_lengths(len(text) for text in parts.texts()),
+        train=parts.train.phrasings,
+        held_out=parts.held_out.phrasings,
+        texts=len(read.documents) + parts.train.phrasings,
+        question_chars=_lengths(written.questions),
+        answer_chars=_lengths(written.answers),
+        text_chars=_lengths(written.texts),
         dropped=dict(sorted(read.dropped.reasons.items())),
         dropped_lines=[f"{where}: {reason}" for where, reason in read.dropped.first],
         unknown_keys=dict(sorted(read.unknown_keys.items())),
@@ -41,14 +39,6 @@ def figures_of(parts: Parts, spec: DataSpec) -> DatasetFigures:
         changed_answers=found.changed_answers if looks or cleans else None,
         not_looked_for=not_looked_for(spec) if looks else None,
     )
-
-
-def _chars(parts: Parts, at: int) -> Iterator[int]:
-    """Yield the length of one message of each conversation, counted from its end."""
-    for side in (parts.train, parts.held_out):
-        for entry in side:
-            for messages in entry.phrasings:
-                yield len(said(messages[at]))
 
 
 def not_looked_for(spec: DataSpec) -> list[str]:
@@ -65,10 +55,7 @@ def _languages(found: Found) -> dict[str, dict[str, int]]:
     return files
 
 
-def _lengths(counts: Iterable[int]) -> Lengths:
-    number = total = longest = 0
-    for count in counts:
-        number, total, longest = number + 1, total + count, max(longest, count)
-    if not number:
+def _lengths(sizes: Sizes) -> Lengths:
+    if not sizes.count:
         return Lengths(mean=0.0, max=0)
-    return Lengths(mean=round(total / number, 1), max=longest)
+    return Lengths(mean=round(sizes.total / sizes.count, 1), max=sizes.longest)

@@ -1,12 +1,14 @@
 """What was found in the text: counted by file and kind, and a line a finding without its value."""
 
 import json
+import shutil
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toolchain.ingest.entries import Place
 from toolchain.ingest.redact.kept import LEAST_BYTES, MOST, Replaced
@@ -61,16 +63,31 @@ class Found:
         self.counts[finding.place.file, finding.kind, finding.done] += 1
         if finding.done != "kept":
             self.first.setdefault(finding.kind, finding)
-        row = {
-            "file": finding.place.file,
-            "line": finding.place.line,
-            **({"unit": finding.place.unit} if finding.place.unit else {}),
-            "part": finding.part,
-            "kind": finding.kind,
-            "rule": finding.rule,
-            "done": finding.done,
-        }
+        row = _row(finding)
         self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+    def totals(self) -> dict[str, Any]:
+        """Return the numbers of what was found, and the first of each kind."""
+        return {
+            "counts": [[*key, count] for key, count in self.counts.items()],
+            "first": [_row(finding) for finding in self.first.values()],
+            "changed_answers": self.changed_answers,
+            "languages": [[*key, count] for key, count in self.languages.items()],
+        }
+
+    def absorb(self, totals: Mapping[str, Any], path: Path) -> None:
+        """Add what another part of the data has: its numbers, and the file of its findings."""
+        for file, kind, done, count in totals["counts"]:
+            self.counts[file, kind, done] += count
+        for row in totals["first"]:
+            finding = _finding(row)
+            self.first.setdefault(finding.kind, finding)
+        self.changed_answers += totals["changed_answers"]
+        for file, language, count in totals["languages"]:
+            self.languages[file, language] += count
+        if path.exists():
+            with path.open("rb") as stream:
+                shutil.copyfileobj(stream, self._file)
 
     def show(self, change: Change) -> None:
         """Keep a changed text to be shown, if there is room."""
@@ -109,3 +126,22 @@ class Found:
         self._file.seek(0)
         while block := self._file.read(1 << 20):
             yield block
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    return {
+        "file": finding.place.file,
+        "line": finding.place.line,
+        **({"unit": finding.place.unit} if finding.place.unit else {}),
+        "part": finding.part,
+        "kind": finding.kind,
+        "rule": finding.rule,
+        "done": finding.done,
+    }
+
+
+def _finding(row: Mapping[str, Any]) -> Finding:
+    place = Place(file=row["file"], line=row["line"], unit=row.get("unit", ""))
+    return Finding(
+        place=place, part=row["part"], kind=row["kind"], rule=row["rule"], done=row["done"]
+    )

@@ -19,7 +19,7 @@ from toolchain.ingest.forms.messages import conversation
 from toolchain.ingest.forms.ours import system_message
 from toolchain.ingest.forms.preference import PROMPTS, read_preference
 from toolchain.ingest.found import Found
-from toolchain.ingest.reading import Read
+from toolchain.ingest.read import Read
 from toolchain.ingest.redact.key import key_of
 from toolchain.ingest.rules import TextRules
 from toolchain.ingest.told import refusal

@@ -1,30 +1,24 @@
-"""Reading of all files of a recipe: rows become entries, go through the rules, and are kept once.
+"""Reading of one shard: rows become entries, go through the rules, and are written down.
 
 What is wrong is told at once: the first bad lines of every file, and the number of the others.
+Which of two equal questions stays is decided where all shards are known (`toolchain.ingest.merge`).
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from toolchain.errors import ArtifactError, ToolchainError
-from toolchain.ingest import spool
 from toolchain.ingest.entries import Document, Entry, Place, Tools
 from toolchain.ingest.files import read_rows
+from toolchain.ingest.files.source import Cut
 from toolchain.ingest.forms import Form, read_row
-from toolchain.ingest.found import Found
 from toolchain.ingest.rules import TextRules
-from toolchain.ingest.split import key_digest, question_key
-from toolchain.ingest.spool import Spool
 
 SHOWN = 20
 """Maximum number of lines that are named one by one: dropped ones, and bad ones in errors."""
-MOST_KEYS = 200
-"""Maximum number of unread keys that are counted by name: a table by person has one a row."""
-OTHER_KEYS = "…"
-"""Name under which the keys beyond are counted."""
 FIRST_ROWS = 3
 """Rows of a file that a dry run shows as they were understood."""
 
@@ -66,21 +60,24 @@ class FileRead:
 
 
 @dataclass(slots=True, kw_only=True)
-class Read:
-    """What was read so far, what was dropped, and what is wrong."""
+class ShardRead:
+    """What was read of one shard beside its entries."""
 
-    entries: Spool[Entry] = field(default_factory=spool.entries)
-    documents: Spool[Document] = field(default_factory=spool.documents)
-    dropped: Dropped = field(default_factory=Dropped)
+    file: FileRead | None = None
+    """None where not even its kind was recognised."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why rows were dropped → how many."""
+    dropped: list[tuple[Place, str]] = field(default_factory=list)
+    """The first ones."""
     errors: list[ToolchainError] = field(default_factory=list)
     more_errors: int = 0
     """Number of errors that are not named."""
-    seen: set[int] = field(default_factory=set)
-    files: dict[str, FileRead] = field(default_factory=dict)
-    found: Found = field(default_factory=Found)
-    unknown_keys: Counter[str] = field(default_factory=Counter)
-    tools: Tools = ()
-    """Tools of every conversation that names none."""
+
+    def drop(self, place: Place, reason: str) -> None:
+        """Count a row that is dropped."""
+        self.reasons[reason] += 1
+        if len(self.dropped) < SHOWN:
+            self.dropped.append((place, reason))
 
     def fail(self, error: ToolchainError) -> None:
         """Keep an error, or count it."""
@@ -90,34 +87,75 @@ class Read:
             self.more_errors += 1
 
 
-def read_file(
-    name: str, path: Path, read: Read, rules: TextRules, names: Mapping[str, str]
-) -> None:
-    """Read one file into `read`; `names` maps our keys to the file's own."""
-    kind, rows = read_rows(name, path)
-    file = read.files.setdefault(name, FileRead(kind=kind))
-    for place, value in rows:
-        file.rows += 1
-        if isinstance(value, ArtifactError):
-            read.fail(value)
-        elif isinstance(value, Document):
-            _take_document(value, file, read, rules)
+class Sink(Protocol):
+    """Where entries and documents of a shard go."""
+
+    def take_entry(self, entry: Entry) -> None:
+        """Write an entry down."""
+
+    def take_document(self, document: Document) -> None:
+        """Write a document down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Reads rows of one recipe."""
+
+    read: ShardRead
+    rules: TextRules
+    sink: Sink
+    names: Mapping[str, str]
+    """Our keys → the files' own."""
+    tools: Tools
+    """Tools of every conversation that names none."""
+
+    def rows(self, name: str, path: Path, cut: Cut | None) -> None:
+        """Read one file, or a part of it."""
+        kind, rows = read_rows(name, path, cut)
+        file = self.read.file = FileRead(kind=kind)
+        for place, value in rows:
+            file.rows += 1
+            if isinstance(value, ArtifactError):
+                self.read.fail(value)
+            elif isinstance(value, Document):
+                self._document(value, file)
+            else:
+                self._row(place, value, file)
+
+    def _row(self, place: Place, value: Any, file: FileRead) -> None:
+        try:
+            form, entry = read_row(place, self._with_tools(value), self.names)
+        except ArtifactError as error:
+            self.read.fail(error)
+            return
+        _recognise(form, place, file)
+        if isinstance(entry, Entry):
+            if not entry.tools and "tools" not in value:
+                entry = replace(entry, tools=self.tools)
+            if len(file.first) < FIRST_ROWS:
+                file.first.append(entry)
+
+        for clean in (self.rules.entry, *CLEANING):
+            if isinstance(entry, Entry):
+                entry = clean(entry)
+        if isinstance(entry, Entry):
+            self.sink.take_entry(entry)
         else:
-            try:
-                form, entry = read_row(place, _with_tools(value, read.tools, names), names)
-            except ArtifactError as error:
-                read.fail(error)
-                continue
-            _recognise(form, place, file)
-            if isinstance(entry, Entry) and not entry.tools and "tools" not in value:
-                entry = replace(entry, tools=read.tools)
-            _take_entry(place, entry, file, (read, rules))
+            self.read.drop(place, entry)
 
+    def _document(self, document: Document, file: FileRead) -> None:
+        if len(file.first) < FIRST_ROWS:
+            file.first.append(document)
+        document = self.rules.document(document)
+        if document.text:
+            self.sink.take_document(document)
 
-def _with_tools(value: Any, tools: Tools, names: Mapping[str, str]) -> Any:
-    """Return a row of messages with the recipe's tools, unless it has its own."""
-    talks = isinstance(value, dict) and ("messages" in value or "messages" in names)
-    return {**value, "tools": list(tools)} if tools and talks and "tools" not in value else value
+    def _with_tools(self, value: Any) -> Any:
+        """Return a row of messages with the recipe's tools, unless it has its own."""
+        if not self.tools or not isinstance(value, dict) or "tools" in value:
+            return value
+        talks = "messages" in value or "messages" in self.names
+        return {**value, "tools": list(self.tools)} if talks else value
 
 
 def _recognise(form: Form, place: Place, file: FileRead) -> None:
@@ -141,6 +179,8 @@ def _no_empty_text(entry: Entry) -> Entry | str:
             for message in phrasing
         )
     )
+    if len(kept) == len(entry.phrasings) and kept:
+        return entry
     return replace(entry, phrasings=kept) if kept else "empty question or answer"
 
 
@@ -157,51 +197,3 @@ CLEANING: tuple[Callable[[Entry], Entry | str], ...] = (_no_empty_text, _ends_wi
 """Cleaning steps, in the order in which they run. Each returns the entry, changed or not, or the
 reason why it is dropped.
 """
-
-
-def _take_entry(
-    place: Place, entry: Entry | str, file: FileRead, into: tuple[Read, TextRules]
-) -> None:
-    read, rules = into
-    if isinstance(entry, Entry) and len(file.first) < FIRST_ROWS:
-        file.first.append(entry)
-    for clean in (rules.entry, *CLEANING):
-        if isinstance(entry, Entry):
-            entry = clean(entry)
-    if isinstance(entry, str):
-        read.dropped.add(str(place), entry)
-        return
-
-    new = []
-    for phrasing in entry.phrasings:
-        if (key := key_digest(question_key(phrasing))) in read.seen:
-            read.dropped.add(str(place), "duplicate question")
-        else:
-            new.append(phrasing)
-            read.seen.add(key)
-    if new:
-        read.entries.append(replace(entry, phrasings=tuple(new), unknown_keys=()))
-        for unread in entry.unknown_keys:
-            _count_key(unread, read, rules)
-
-
-def _count_key(key: str, read: Read, rules: TextRules) -> None:
-    known = read.unknown_keys
-    if key not in known:
-        key = rules.key(key)
-        if key not in known and len(known) >= MOST_KEYS:
-            key = OTHER_KEYS
-    known[key] += 1
-
-
-def _take_document(document: Document, file: FileRead, read: Read, rules: TextRules) -> None:
-    if len(file.first) < FIRST_ROWS:
-        file.first.append(document)
-    document = rules.document(document)
-    if not document.text:
-        return
-    if (key := key_digest(f"text\0{document.text}")) in read.seen:
-        read.dropped.add(str(document.place), "duplicate text")
-        return
-    read.seen.add(key)
-    read.documents.append(document)

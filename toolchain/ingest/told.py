@@ -8,7 +8,8 @@ from toolchain.ingest.figures import DIRT, not_looked_for
 from toolchain.ingest.forms import OURS
 from toolchain.ingest.found import FINDINGS, Change
 from toolchain.ingest.parts import Parts
-from toolchain.ingest.reading import FileRead, Read
+from toolchain.ingest.read import Read
+from toolchain.ingest.reading import FileRead
 from toolchain.ingest.rules import PARTS
 from toolchain.recipe import DataSpec
 from toolchain.tool_use import said

@@ -40,6 +40,18 @@ def check_target(recipe: Recipe, target: Target, findings: Findings) -> None:
 
 def check_extras(recipe: Recipe, stages: Sequence[str], findings: Findings) -> None:
     """Find packages that the stages or the formats need and that are not installed."""
+    for extra, key in _extras_of(recipe, stages).items():
+        with findings.gathering():
+            extras.require(extra, f"{recipe.id}.toml: {key}")
+
+
+def extras_of(recipe: Recipe) -> set[str]:
+    """Return the extras of the package that a recipe needs."""
+    return set(_extras_of(recipe, recipe.stages))
+
+
+def _extras_of(recipe: Recipe, stages: Sequence[str]) -> dict[str, str]:
+    """Return the extras of the package that stages and formats need, and the key that says so."""
     rows = [STAGES[stage] for stage in stages if stage in STAGES]
     extras_needed = {row.extra: "stages" for row in rows if row.extra}
     if any(row.gives is ModelFile for row in rows):
@@ -48,10 +60,9 @@ def check_extras(recipe: Recipe, stages: Sequence[str], findings: Findings) -> N
 
     if "tune" in stages and recipe.tune.base_bits == 4:
         extras_needed["qlora"] = "tune: base_bits"
-
-    for extra, key in extras_needed.items():
-        with findings.gathering():
-            extras.require(extra, f"{recipe.id}.toml: {key}")
+    if "ingest" in stages and recipe.ingest.engine == "ray":
+        extras_needed["ray"] = "ingest: engine"
+    return extras_needed
 
 
 def runnable(recipe: Recipe, target: Target) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ class Stage:
 
 
 def _ingest(flow: Flow) -> Dataset:
-    from toolchain.ingest import ingest
+    from toolchain.ingest import Ways, ingest
 
     flow.dataset = ingest(
         flow.recipe.data.without_terms(),
@@ -88,6 +88,7 @@ def _ingest(flow: Flow) -> Dataset:
         flow.out("ingest"),
         flow.report,
         seed=flow.recipe.seed,
+        ways=Ways(ingest=flow.recipe.ingest, work=flow.settings.out, report=flow.report),
     )
     return flow.dataset
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from toolchain import recipe as recipes
@@ -42,11 +43,17 @@ def plan(recipe: Recipe, settings: Settings, *, until: str = "") -> list[Step]:
 
 
 def known(
-    recipe: Recipe, settings: Settings, *, until: str = "", schemes: Sequence[str] = ()
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    until: str = "",
+    schemes: Sequence[str] = (),
+    writes: bool = False,
 ) -> Findings:
     """Return what is known of a walk before it begins.
 
-    `schemes` are those to try instead of the recipe's own.
+    `schemes` are those to try instead of the recipe's own; `writes` keeps what is read of large
+    data for the walk.
     """
     stages = _stages(recipe, until)
     if schemes:
@@ -57,7 +64,8 @@ def known(
     if any(STAGES[stage].per_format for stage in stages if stage in STAGES):
         order.check_target(recipe, settings.target, findings)
 
-    check(ahead_of(recipe, settings, stages, schemes), findings)
+    ahead = ahead_of(recipe, settings, stages, schemes)
+    check(replace(ahead, writes=writes), findings)
     with findings.gathering():
         terms.look(ahead_of(recipe, settings, stages), sources_of(recipe), findings)
     if "evaluate" in stages:
@@ -81,6 +89,7 @@ def ahead_of(
         out=settings.out,
         offline=settings.offline,
         schemes=tuple(schemes),
+        report=settings.report,
     )
 
 
@@ -104,9 +113,10 @@ def begin(findings: Findings, report: Reporter) -> None:
 
 def walk(recipe: Recipe, settings: Settings, *, until: str = "") -> Iterator[Step]:
     """Run a recipe's stages up to `until` (all of them by default), yielding each as it is done."""
-    begin(known(recipe, settings, until=until), settings.report)
     left_out: dict[str, ToolchainError] = {}
     with work_folder(settings):
+        # What is read of large data for the checks is kept there for the stage.
+        begin(known(recipe, settings, until=until, writes=True), settings.report)
         flow = Flow(recipe=recipe, settings=settings)
         for stage, form in _steps(recipe, settings, until):
             if form in left_out:

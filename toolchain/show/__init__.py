@@ -4,6 +4,7 @@
 """
 
 from toolchain.show.boards import all_targets, findings, one_target, runtime, status, virtual_boards
+from toolchain.show.cloud import clouded, mended
 from toolchain.show.cost import cost
 from toolchain.show.files import contents, folder
 from toolchain.show.fit import fitted
@@ -20,6 +21,7 @@ __all__ = [
     "answers",
     "bench",
     "calibrated",
+    "clouded",
     "compared",
     "contents",
     "cost",
@@ -35,6 +37,7 @@ __all__ = [
     "harvested",
     "labels",
     "left",
+    "mended",
     "one_target",
     "plan",
     "proof",

@@ -29,6 +29,8 @@ STATE = "state.safetensors"
 BETAS = (0.9, 0.95)
 FLOOR = 0.05
 """Share of the learning rate at the last step."""
+SAVING = 20
+"""Seconds of training to each second in which the state is saved, at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +49,9 @@ class Course:
     """Largest norm of the gradient."""
     mean_steps: int = 0
     """Window of the running mean, which replaces the last parameters; 0: no mean."""
-    save_every_s: float = 60.0
-    """Seconds between two saves of the state."""
+    save_every_s: float = 15.0
+    """Seconds between two saves of the state, at least; 0: it is saved after each step."""
+    # A rented computer may be taken away each minute, and takes half of one to begin again.
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step.
@@ -88,6 +91,8 @@ class Progress:
     cpu_s: float = 0.0
     saved: float = field(default_factory=time.monotonic)
     """When the state was last saved."""
+    saving_s: float = 0.0
+    """Seconds that it took."""
     _clock: tuple[float, float] = field(
         default_factory=lambda: (time.monotonic(), time.process_time())
     )
@@ -269,10 +274,10 @@ def _step(
 
 
 def save_is_due(progress: Progress) -> bool:
-    return (
-        progress.step == progress.course.steps
-        or time.monotonic() - progress.saved >= progress.course.save_every_s
-    )
+    every_s = progress.course.save_every_s
+    # A large state takes long to write: that may be a twentieth of the time.
+    wait_s = max(every_s, SAVING * progress.saving_s) if every_s else 0.0
+    return progress.step == progress.course.steps or time.monotonic() - progress.saved >= wait_s
 
 
 def save(
@@ -285,6 +290,7 @@ def save(
     """Write parameters, their mean and moments in one file; the progress is in its header."""
     from safetensors.torch import save_file
 
+    began = time.monotonic()
     state.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"parameter.{name}": p.detach().contiguous()
@@ -300,6 +306,7 @@ def save(
         save_file(tensors, part, metadata=progress.header())
 
     progress.saved = time.monotonic()
+    progress.saving_s = progress.saved - began
 
 
 def restore(

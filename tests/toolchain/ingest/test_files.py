@@ -9,7 +9,7 @@ import pytest
 
 from toolchain.artifacts import Dataset
 from toolchain.errors import ArtifactError, ToolError
-from toolchain.ingest import ingest, look, preview, spool
+from toolchain.ingest import ingest, look, preview
 from toolchain.ingest.files import json_file
 from toolchain.progress import Silent
 from toolchain.recipe import DataSpec
@@ -277,9 +277,8 @@ def test_a_dry_run_shows_what_would_be_changed(tmp_path: Path) -> None:
 
 
 def test_entries_are_read_again_from_the_disk_in_any_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(spool, "_AHEAD", 64)
     rows = [{"question": f"question {n}", "answer": "a"} for n in range(300)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     spec = DataSpec.model_validate(

@@ -132,7 +132,7 @@ def test_what_is_kept_for_going_on_holds_no_rounded_weights(
         report = Recorder()
         again = tune(base, dataset, SPEC, tmp_path / "out", report, seed=0)
     finally:
-        Course.__init__.__kwdefaults__["save_every_s"] = 60.0
+        Course.__init__.__kwdefaults__["save_every_s"] = 15.0
     assert "tune: goes on after step 2 of 4" in report.notes
     whole = tune(base, dataset, SPEC, tmp_path / "whole", Silent(), seed=0)
     assert again.digest == whole.digest

@@ -254,6 +254,7 @@ _WORDS: Mapping[str, frozenset[str]] = {
     ),
 }
 """Language → its commonest words."""
+_COMMON = frozenset(word for words in _WORDS.values() for word in words)
 _CODE = re.compile(r"`[^`]*`")
 _WRITTEN = re.compile(r"\S+")
 _SIGNS = frozenset("/\\@_=")
@@ -264,9 +265,13 @@ _WORD = re.compile(r"[^\W\d_]+")
 def language_of(text: str) -> str:
     """Return the code of a text's language (ISO 639-1); empty where that is not known."""
     # One pass: a pattern such as `\S*/\S*` takes quadratic time, and Chinese has no spaces.
-    plain = _WRITTEN.sub(_word_alone, _CODE.sub(" ", text))
+    plain = _CODE.sub(" ", text) if "`" in text else text
+    if not _SIGNS.isdisjoint(plain):
+        plain = _WRITTEN.sub(_word_alone, plain)
     if len(plain.strip()) < MIN_CHARACTERS:
         return ""
+    if plain.isascii():
+        return _of_words(_WORD.findall(plain.casefold()))
     letters = sum(map(str.isalpha, plain))
     counts = {code: len(script.findall(plain)) for code, script in _SCRIPTS.items()}
     if counts["ja"] * 10 >= counts["zh"] and counts["ja"] >= 3:
@@ -287,8 +292,9 @@ def _word_alone(match: re.Match[str]) -> str:
 def _of_words(words: list[str]) -> str:
     if len(words) < 6:
         return ""
+    known = [word for word in words if word in _COMMON]
     shares = {
-        code: sum(word in common for word in words) / len(words) for code, common in _WORDS.items()
+        code: sum(word in common for word in known) / len(words) for code, common in _WORDS.items()
     }
     best, second = sorted(shares, key=lambda code: -shares[code])[:2]
     is_clear = shares[best] >= 0.15 and shares[best] >= 1.3 * shares[second]

@@ -1,24 +1,32 @@
 """Texts that are nearly the same: MinHash finds pairs, the exact share of pieces decides.
 
-A. Broder 1997, "On the resemblance and containment of documents". The bands of the signatures lie
-in a temporary file and are sorted one after the other: an index in memory takes 3 KB a text.
+A. Broder 1997, "On the resemblance and containment of documents". The bands of the signatures
+are sorted one after the other: an index of all of them in memory takes 3 KB a text.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+Bands: TypeAlias = "npt.NDArray[np.uint32]"
+"""One band of all texts."""
+Chosen: TypeAlias = "npt.NDArray[np.bool_]"
+"""For each text whether it is compared."""
 
 PIECE = 5
 """Characters of a piece (shingle)."""
 BANDS, ROWS = 32, 4
 # At a share of 0.6 a pair is found with probability 1 - (1 - 0.6⁴)³² = 0.988, at 0.7 with 0.9998.
 """Bands of a signature, and hashes in a band."""
-_BLOCK = 4096
-"""Signatures that are written at once."""
+BLOCK = 1024
+"""Signatures that are computed at once."""
+_PIECES = 4096
+"""Pieces of a text that are hashed at once: the 128 hashes of one take a kilobyte."""
+_PART = 1 << 20
+"""Texts whose bands are sorted at once."""
 _NEIGHBOURS = 4
 """Texts of a group with the same band that a text is compared with."""
 _COMPARED = 8
@@ -34,61 +42,69 @@ def pieces_of(text: str) -> frozenset[str]:
 
 def share(one: str, other: str) -> float:
     """Return the share of common pieces (Jaccard) of two texts."""
-    first, second = pieces_of(one), pieces_of(other)
-    return len(first & second) / len(first | second)
+    return share_of(pieces_of(one), pieces_of(other))
+
+
+def share_of(first: frozenset[str], second: frozenset[str]) -> float:
+    """Return the share of common pieces of two texts by their pieces."""
+    common = len(first & second)
+    return common / (len(first) + len(second) - common)
 
 
 def near_pairs(
     texts: Iterable[str], text_at: Callable[[int], str], limit: float
 ) -> Iterator[tuple[int, int]]:
-    """Yield pairs (earlier, later) of the numbers of texts whose share is at least `limit`.
-
-    A text is compared with eight earlier ones at most, so that a million texts made by one template
-    end in minutes.
-    """
+    """Yield pairs (earlier, later) of the numbers of texts whose share is at least `limit`."""
     import numpy as np
 
-    with tempfile.TemporaryFile() as file:
-        count = 0
-        for block in _signed(texts):
-            file.write(block.tobytes())
-            count += len(block)
-
-        partners = np.zeros((count, _COMPARED), np.uint32)
-        compared = bytearray(count)
-        for band in range(BANDS):
-            for earlier, later in _candidates(_column(file, count, band)):
-                done = compared[later]
-                if done == _COMPARED or earlier in partners[later, :done]:
-                    continue
-                partners[later, done] = earlier
-                compared[later] += 1
-                if share(text_at(earlier), text_at(later)) >= limit:
-                    yield earlier, later
+    signed = np.concatenate(list(Signer().signed(texts)))
+    bands = [lambda band=band: signed[:, band] for band in range(BANDS)]
+    for block in candidates(bands, np.ones(len(signed), bool)):
+        for earlier, later in block.tolist():
+            if share(text_at(earlier), text_at(later)) >= limit:
+                yield earlier, later
 
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _signed(texts: Iterable[str]) -> Iterator["npt.NDArray[np.uint32]"]:
-    """Yield blocks of bands: a row a text, a number a band."""
-    import numpy as np
+class Signer:
+    """Computes the signature of a text: a number a band."""
 
-    draw = np.random.default_rng(0)  # the same pairs in each run
-    factors = draw.integers(1, _MASK, BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
-    offsets = draw.integers(0, _MASK, BANDS * ROWS, dtype=np.uint64)
-    block = np.empty((_BLOCK, BANDS), np.uint32)
-    filled = 0
-    for text in texts:
+    def __init__(self) -> None:
+        import numpy as np
+
+        draw = np.random.default_rng(0)  # the same pairs in each run
+        factors = draw.integers(1, _MASK, BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
+        offsets = draw.integers(0, _MASK, BANDS * ROWS, dtype=np.uint64)
+        # A row a hash: the least of neighbours in memory is found four times as fast.
+        self._factors, self._offsets = factors[:, None].copy(), offsets[:, None].copy()
+
+    def signed(self, texts: Iterable[str]) -> Iterator["npt.NDArray[np.uint32]"]:
+        """Yield blocks of signatures: a row a text, a number a band."""
+        import numpy as np
+
+        block = np.empty((BLOCK, BANDS * ROWS), np.uint64)
+        filled = 0
+        for text in texts:
+            block[filled] = self._least(text)
+            filled += 1
+            if filled == BLOCK:
+                yield _joined(block)
+                filled = 0
+        yield _joined(block[:filled])
+
+    def _least(self, text: str) -> "npt.NDArray[np.uint64]":
+        """Return the least of each hash over the pieces of a text."""
+        import numpy as np
+
         hashes = _hashes(_plain(text))
-        least = (hashes[:, None] * factors + offsets).min(axis=0) >> np.uint64(16)
-        block[filled] = _joined(least.reshape(BANDS, ROWS))
-        filled += 1
-        if filled == _BLOCK:
-            yield block
-            filled = 0
-    yield block[:filled]
+        least = (self._factors * hashes[:_PIECES] + self._offsets).min(axis=1)
+        for first in range(_PIECES, len(hashes), _PIECES):
+            more = self._factors * hashes[first : first + _PIECES] + self._offsets
+            np.minimum(least, more.min(axis=1), out=least)
+        return least  # type: ignore[no-any-return]
 
 
 def _hashes(plain: str) -> "npt.NDArray[np.uint64]":
@@ -108,42 +124,108 @@ def _hashes(plain: str) -> "npt.NDArray[np.uint64]":
     return hashes
 
 
-def _joined(bands: "npt.NDArray[np.uint64]") -> "npt.NDArray[np.uint32]":
+def _joined(least: "npt.NDArray[np.uint64]") -> "npt.NDArray[np.uint32]":
     """Return one number for the hashes of each band; accidents are ruled out by the share."""
     import numpy as np
 
-    joined = np.zeros(len(bands), np.uint64)
+    bands = (least >> np.uint64(16)).reshape(len(least), BANDS, ROWS)
+    joined = np.zeros(bands.shape[:2], np.uint64)
     for row in range(ROWS):
-        joined = joined * np.uint64(0xC4CEB9FE1A85EC53) + bands[:, row]
+        joined = joined * np.uint64(0xC4CEB9FE1A85EC53) + bands[:, :, row]
     return (joined >> np.uint64(32)).astype(np.uint32)
 
 
-def _column(file: IO[bytes], count: int, band: int) -> "npt.NDArray[np.uint32]":
-    """Return one band of all texts."""
+Candidates: TypeAlias = "npt.NDArray[np.uint32]"
+"""Rows of (earlier, later)."""
+
+
+def candidates(bands: Iterable[Callable[[], Bands]], chosen: Chosen) -> Iterator[Candidates]:
+    """Yield pairs of `chosen` texts that share a band, in blocks.
+
+    Each of `bands` returns one band of all texts. A text is compared with eight earlier ones at
+    most, so that a million texts made by one template end in minutes. The order is that of bands,
+    of their values and of the texts.
+    """
     import numpy as np
 
-    column = np.empty(count, np.uint32)
-    file.seek(0)
-    for first in range(0, count, _BLOCK):
-        rows = min(_BLOCK, count - first)
-        block = np.frombuffer(file.read(rows * BANDS * 4), np.uint32).reshape(rows, BANDS)
-        column[first : first + rows] = block[:, band]
-    return column
+    compared = _Compared(len(chosen))
+    parts = 1 << (len(chosen) // _PART).bit_length()
+    for band in bands:
+        values = band()
+        for part in range(parts):
+            first, last = (part << 32) // parts, ((part + 1) << 32) // parts - 1
+            mine = (values >= np.uint32(first)) & (values <= np.uint32(last)) & chosen
+            texts = np.flatnonzero(mine).astype(np.uint64)
+            # The value above the number: one sort puts equal values together, earlier texts first.
+            keys = (values[mine].astype(np.uint64) << np.uint64(32)) | texts
+            keys.sort()
+            yield from _of_band(keys, compared)
 
 
-def _candidates(column: "npt.NDArray[np.uint32]") -> Iterator[tuple[int, int]]:
-    """Yield pairs of texts whose band is the same: each with a few before it in its group."""
+def _of_band(keys: "npt.NDArray[np.uint64]", compared: "_Compared") -> Iterator[Candidates]:
+    """Yield the candidates of sorted keys: each text with a few before it in its group."""
     import numpy as np
 
-    order = np.argsort(column, kind="stable")  # of equal ones the earlier text comes first
-    sorted_column = column[order]
-    same = np.flatnonzero(sorted_column[1:] == sorted_column[:-1]) + 1
-    start = -1
-    before = -2
-    for at in same.tolist():
-        if at != before + 1:
-            start = at - 1
-        before = at
-        # The first of the group, so that chains join, and its nearest neighbours.
-        for other in {start, *range(max(start, at - _NEIGHBOURS + 1), at)}:
-            yield int(order[other]), int(order[at])
+    values = (keys >> np.uint64(32)).astype(np.uint32)
+    is_same = np.zeros(len(keys), bool)
+    np.equal(values[1:], values[:-1], out=is_same[1:])
+    at = np.flatnonzero(is_same)
+    if not len(at):
+        return
+
+    # The first of the group, so that chains join, and its nearest neighbours.
+    begins = np.where(is_same, 0, np.arange(len(keys)))
+    start = np.maximum.accumulate(begins)[at]
+    texts = (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    others = [start, *(at - back for back in range(_NEIGHBOURS - 1, 0, -1))]
+    is_new = np.zeros((len(at), len(others)), bool)
+    for column, other in enumerate(others):
+        is_own = (other >= start) if column == 0 else (other > start)
+        rows = np.flatnonzero(is_own)
+        is_new[rows, column] = compared.take(texts[at[rows]], texts[other[rows]])
+    rows, columns = np.nonzero(is_new)
+    earlier = np.stack(others, axis=1)[rows, columns]
+    yield np.stack([texts[earlier], texts[at[rows]]], axis=1)
+
+
+class _Compared:
+    """Texts that each text was compared with; room is made for those that are compared at all."""
+
+    def __init__(self, count: int) -> None:
+        import numpy as np
+
+        self._rows = np.zeros(count, np.uint32)
+        """Number of a text's row, from 1."""
+        self._partners = np.zeros((1024, _COMPARED), np.uint32)
+        self._done = np.zeros(1024, np.uint8)
+        self._used = 1
+
+    def take(
+        self, later: "npt.NDArray[np.uint32]", earlier: "npt.NDArray[np.uint32]"
+    ) -> "npt.NDArray[np.bool_]":
+        """Note pairs, no two of one later text; return which are new and within the limit."""
+        import numpy as np
+
+        self._make_room(later)
+        rows = self._rows[later]
+        done = self._done[rows]
+        known = (self._partners[rows] == earlier[:, None]) & (
+            np.arange(_COMPARED)[None, :] < done[:, None]
+        )
+        is_new = ~known.any(axis=1) & (done < _COMPARED)
+        rows, done = rows[is_new], done[is_new]
+        self._partners[rows, done] = earlier[is_new]
+        self._done[rows] = done + 1
+        return is_new  # type: ignore[no-any-return]
+
+    def _make_room(self, later: "npt.NDArray[np.uint32]") -> None:
+        import numpy as np
+
+        fresh = later[self._rows[later] == 0]
+        used = self._used + len(fresh)
+        if used > len(self._done):
+            more = max(used, len(self._done) * 3 // 2) - len(self._done)
+            self._partners = np.pad(self._partners, ((0, more), (0, 0)))
+            self._done = np.pad(self._done, (0, more))
+        self._rows[fresh] = np.arange(self._used, used)
+        self._used = used

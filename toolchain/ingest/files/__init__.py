@@ -11,14 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from toolchain.errors import ArtifactError
-from toolchain.ingest.files.json_file import json_rows, lines_or_array
+from toolchain.ingest.files.json_file import has_lines, json_rows, lines_or_array
 from toolchain.ingest.files.parquet import parquet_rows
-from toolchain.ingest.files.source import Raw, Source
+from toolchain.ingest.files.source import Cut, Raw, Source
 from toolchain.ingest.files.table import comma_rows, tab_rows
 from toolchain.ingest.files.text import document, paragraphs
 from toolchain.texts import HALF_CHARACTERS
 
-__all__ = ["FILES", "Raw", "Source", "expanded", "read_rows"]
+__all__ = ["FILES", "Raw", "Source", "expanded", "is_of_lines", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +28,18 @@ class FileKind:
     name: str
     read: Callable[[Source], Iterator[Raw]]
     may_be_packed: bool = True
+    has_lines: Callable[[Source], bool] = lambda source: False
+    """Says whether a file holds a value a line, so that it may be read in parts."""
 
 
-_LINES = FileKind(name="JSON lines", read=lines_or_array)
+_LINES = FileKind(name="JSON lines", read=lines_or_array, has_lines=has_lines)
 _PAGE = FileKind(name="Markdown", read=document)
 _TEXT = FileKind(name="text", read=paragraphs)
 FILES: Mapping[str, FileKind] = MappingProxyType(
     {
         ".jsonl": _LINES,
         ".ndjson": _LINES,
-        ".json": FileKind(name="JSON", read=json_rows),
+        ".json": FileKind(name="JSON", read=json_rows, has_lines=has_lines),
         ".csv": FileKind(name="CSV", read=comma_rows),
         ".tsv": FileKind(name="TSV", read=tab_rows),
         ".parquet": FileKind(name="Parquet", read=parquet_rows, may_be_packed=False),
@@ -60,14 +62,25 @@ _OTHER_ENDINGS = {
 """Endings of files that people bring, and how to make one of them that is read."""
 
 
-def read_rows(name: str, path: Path) -> tuple[str, Iterator[Raw]]:
-    """Return the kind of a file in words and what it holds; raise ArtifactError for other kinds."""
+def is_of_lines(name: str, path: Path) -> bool:
+    """Say whether a file may be read in parts that are cut at lines."""
+    ending, is_packed = _ending(name)
+    kind = FILES.get(ending)
+    source = Source(name=name, path=path, is_packed=is_packed)
+    return kind is not None and not is_packed and kind.has_lines(source)
+
+
+def read_rows(name: str, path: Path, cut: Cut | None = None) -> tuple[str, Iterator[Raw]]:
+    """Return the kind of a file in words and what it, or a part of it, holds.
+
+    Raise ArtifactError for other kinds.
+    """
     ending, is_packed = _ending(name)
     kind = FILES.get(ending)
     if kind is None or (is_packed and not kind.may_be_packed):
         hint = _OTHER_ENDINGS.get(ending, f"known: {', '.join(FILES)}, each but Parquet as .gz too")
         raise ArtifactError(f"{name}: files of this kind are not read", hint=hint.format(name))
-    return kind.name, kind.read(Source(name=name, path=path, is_packed=is_packed))
+    return kind.name, kind.read(Source(name=name, path=path, is_packed=is_packed, cut=cut))
 
 
 def expanded(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:

@@ -19,6 +19,9 @@ _BLANK = b" \t\r\n"
 
 def lines_or_array(source: Source) -> Iterator[Raw]:
     """Yield the values of a `.jsonl` file, also where a list is saved under this name."""
+    if source.cut:
+        yield from _lines(source)
+        return
     first, line = _first_line(source)
     if first == b"[" and not _is_whole(line):
         yield from _elements(source)
@@ -28,6 +31,9 @@ def lines_or_array(source: Source) -> Iterator[Raw]:
 
 def json_rows(source: Source) -> Iterator[Raw]:
     """Yield the entries of a `.json` file."""
+    if source.cut:
+        yield from _lines(source)
+        return
     first, line = _first_line(source)
     if first == b"[":
         yield from _elements(source)
@@ -35,6 +41,12 @@ def json_rows(source: Source) -> Iterator[Raw]:
         yield from _object(source)
     else:
         yield from _lines(source)
+
+
+def has_lines(source: Source) -> bool:
+    """Say whether a file that is not packed holds a value a line."""
+    first, line = _first_line(source)
+    return _is_whole(line) if first in (b"[", b"{") else bool(first)
 
 
 def _first_line(source: Source) -> tuple[bytes, bytes]:

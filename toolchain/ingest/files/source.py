@@ -1,6 +1,7 @@
 """A file as it is opened: packed or not, as bytes or as lines of text."""
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,21 +19,45 @@ Raw: TypeAlias = tuple[Place, Any | Document | ArtifactError]
 """A value with its place: a row of a table, a document, or what is wrong there."""
 
 
+MAX_RATIO, LEAST_LIMIT_BYTES = 200, 256 << 20
+"""Bytes that one packed byte may give, from the limit on that any file may reach."""
+# Rows of one template pack to a fiftieth; a bomb of one byte again and again to a thousandth.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Part of a file of lines."""
+
+    start: int
+    end: int
+    """Bytes, from the begin of a line to the end of one."""
+    line: int
+    """Number of lines before it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One file of data."""
+    """One file of data, or a part of it."""
 
     name: str
     """As the recipe spells it."""
     path: Path
     is_packed: bool
+    cut: Cut | None = None
 
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
         """Open the file; raise ArtifactError for what cannot be read or unpacked."""
         try:
-            with gzip.open(self.path) if self.is_packed else self.path.open("rb") as stream:
-                yield cast("IO[bytes]", stream)
+            if self.is_packed:
+                with gzip.open(self.path) as unpacked:
+                    limit = max(LEAST_LIMIT_BYTES, MAX_RATIO * self.path.stat().st_size)
+                    bounded = _Bounded(self.name, cast("IO[bytes]", unpacked), limit)
+                    with io.BufferedReader(bounded) as stream:
+                        yield cast("IO[bytes]", stream)
+            else:
+                with self.path.open("rb") as plain:
+                    yield plain
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ArtifactError(
                 f"{self.name}: cut off or damaged: {str(error).lower()}",
@@ -45,8 +70,13 @@ class Source:
     def lines(self) -> Iterator[tuple[int, str]]:
         """Yield number and text of each line; only a line feed ends one."""
         with self.opened() as stream:
-            number = 0
-            while line := stream.readline(MAX_LINE_BYTES + 1):
+            number = self.cut.line if self.cut else 0
+            end = self.cut.end if self.cut else None
+            if self.cut:
+                stream.seek(self.cut.start)
+            while (end is None or stream.tell() < end) and (
+                line := stream.readline(MAX_LINE_BYTES + 1)
+            ):
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
                     limit = f"{MAX_LINE_BYTES >> 20} MiB"
@@ -69,6 +99,29 @@ class Source:
         except Unreadable as error:
             hint = error.hint or _NOT_UTF8
             raise ArtifactError(f"{self.name}:{number}: {error.problem}", hint=hint) from error
+
+
+class _Bounded(io.RawIOBase):
+    """What a packed file holds, up to a limit: a megabyte may hold a gigabyte of one row."""
+
+    def __init__(self, name: str, stream: IO[bytes], limit: int) -> None:
+        self._name = name
+        self._stream = stream
+        self._left = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        self._left -= len(content)
+        if self._left < 0:
+            raise ArtifactError(
+                f"{self._name}: unpacks to more than {MAX_RATIO} times its size",
+                hint=f"if it is meant to: gunzip {self._name}",
+            )
+        buffer[: len(content)] = content
+        return len(content)
 
 
 _NOT_UTF8 = "save it as UTF-8; of a Chinese Windows: `iconv -f GB18030 -t UTF-8 OLD > NEW`"

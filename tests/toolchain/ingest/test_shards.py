@@ -1,0 +1,266 @@
+"""Shards: the same data set whoever reads it, and after any end of the process that reads it."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Rounds
+from tests.fakes import sharded
+from tests.fakes.sharded import SHARD_BYTES, read, write_data
+from toolchain.artifacts import Dataset
+from toolchain.errors import ArtifactError
+from toolchain.ingest import Ways, look
+from toolchain.ingest.files import source
+from toolchain.ingest.shards.plan import shards_of
+from toolchain.recipe import DataSpec, IngestSpec
+
+ROOT = Path(__file__).resolve().parents[3]
+RAY = os.environ.get("DEMITASSE_RAY", "")
+REPLACE = {"redact": {"mode": "replace"}, "clean": {"mode": "mend"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the recipe, with its data."""
+    folder = tmp_path_factory.mktemp("sharded") / "recipe"
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Dataset:
+    """The data set as it is read at once."""
+    return read(folder, folder.parent / "whole", Ways(ingest=IngestSpec(processes=1)))
+
+
+def by(out: Path, processes: int, shard_bytes: int = SHARD_BYTES) -> Ways:
+    return Ways(work=out, shard_bytes=shard_bytes, ingest=IngestSpec(processes=processes))
+
+
+def test_the_data_has_what_shards_could_disagree_on(whole: Dataset) -> None:
+    figures = whole.figures
+    assert {"duplicate question", "duplicate text", "empty question or answer"} <= set(
+        figures.dropped
+    )
+    assert {"near-duplicate", "html", "contamination"} <= set(figures.dirt or {})
+    assert figures.personal and figures.personal["phone"]["found"] > 20
+    assert figures.unknown_keys["id"] > 50
+
+
+@pytest.mark.parametrize("shard_bytes", [2000, pytest.param(700, marks=pytest.mark.slow)])
+def test_the_data_set_and_its_figures_are_the_same_in_any_number_of_shards(
+    folder: Path, whole: Dataset, tmp_path: Path, shard_bytes: int
+) -> None:
+    dataset = read(folder, tmp_path, by(tmp_path, 1, shard_bytes))
+    assert len(shards_of(sharded.FILES, folder, shard_bytes)) > 10
+    assert dataset.digest == whole.digest
+    assert dataset.record.figures == whole.record.figures
+
+
+def test_of_equal_questions_the_first_stays_in_whatever_shard_the_other_is(
+    tmp_path: Path,
+) -> None:
+    asked = [number * 7 % 40 for number in range(120)]
+    lines = (
+        json.dumps({"question": f"Question {each}?", "answer": f"answer {at}"}) + "\n"
+        for at, each in enumerate(asked)
+    )
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    spec = DataSpec.model_validate({"files": ("a.jsonl",), "clean": {"near_duplicates": 0}})
+    parts = look(spec, tmp_path, seed=0, ways=by(tmp_path / "out", 1, 500))
+    assert len(shards_of(("a.jsonl",), tmp_path, 500)) > 5
+    answers = [entry.phrasings[0][-1]["content"] for entry in parts.read.entries]
+    assert answers == [f"answer {at}" for at in range(40)]
+    assert parts.read.dropped.reasons["duplicate question"] == 80
+    assert parts.read.dropped.first[0] == ("a.jsonl:41", "duplicate question")
+
+
+@pytest.mark.slow
+def test_two_processes_make_what_one_makes_and_keep_the_same_secrets(
+    folder: Path, tmp_path: Path
+) -> None:
+    kept = []
+    for processes in (1, 2):
+        dataset = read(
+            folder, tmp_path / str(processes), by(tmp_path / str(processes), processes), REPLACE
+        )
+        secrets = (folder / ".demitasse-secrets.jsonl").read_text(encoding="utf-8")
+        kept.append((dataset.digest, dataset.record.figures, secrets))
+    assert kept[0] == kept[1]
+    assert kept[0][2].count("\n") > 20
+
+
+def test_no_value_that_was_replaced_lies_in_the_work_folder(folder: Path, tmp_path: Path) -> None:
+    read(folder, tmp_path, by(tmp_path, 1), REPLACE)
+    secrets = (folder / ".demitasse-secrets.jsonl").read_text(encoding="utf-8").splitlines()
+    values = [json.loads(line)["value"].encode() for line in secrets]
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert len(values) > 20
+    assert [value for value in values if value in written] == []
+
+
+def test_a_finished_shard_is_not_read_again_and_a_cut_one_is(
+    folder: Path, whole: Dataset, tmp_path: Path
+) -> None:
+    read(folder, tmp_path)
+    shards = sorted((tmp_path / "shards").glob("0*"))
+    before = {each.name: (each / "read.json").stat().st_mtime_ns for each in shards}
+    entries = shards[1] / "entries.jsonl"
+    entries.write_bytes(entries.read_bytes()[:-10])
+    (tmp_path / "ingest/record.json").unlink()
+    look(DataSpec(), folder, seed=0)  # so that what is remembered is of other data
+    assert read(folder, tmp_path).digest == whole.digest
+    after = {each.name: (each / "read.json").stat().st_mtime_ns for each in shards}
+    assert [name for name in after if after[name] != before[name]] == [shards[1].name]
+
+
+@pytest.mark.slow
+def test_other_rules_read_all_shards_again(folder: Path, tmp_path: Path) -> None:
+    read(folder, tmp_path)
+    first = (tmp_path / "shards/00000/read.json").stat().st_mtime_ns
+    read(folder, tmp_path, spec={"clean": {"mode": "mend"}})
+    assert (tmp_path / "shards/00000/read.json").stat().st_mtime_ns != first
+
+
+def test_a_dry_run_keeps_nothing(folder: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in folder.iterdir())
+    parts = look(
+        DataSpec.model_validate(sharded.SPEC),
+        folder,
+        seed=1,
+        ways=Ways(shard_bytes=SHARD_BYTES, ingest=IngestSpec(processes=1)),
+    )
+    room = parts.room.folder
+    assert room.is_dir() and not room.is_relative_to(folder.parent)
+    assert sorted(path.name for path in folder.iterdir()) == before
+    del parts
+    look(DataSpec(), folder, seed=0)
+    assert not room.exists()
+
+
+def test_a_bad_line_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    lines = (tmp_path / "first.jsonl").read_bytes().splitlines(keepends=True)
+    lines[150] = b"{\n"
+    (tmp_path / "first.jsonl").write_bytes(b"".join(lines))
+    with pytest.raises(ArtifactError, match=r"^first\.jsonl:151: "):
+        read(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n"])
+def test_cuts_hold_every_byte_and_each_begins_a_line(tmp_path: Path, end: bytes) -> None:
+    rows = [b'{"question": "%d", "answer": "%s"}' % (at, b"x" * (at * 7 % 90)) for at in range(99)]
+    content = b"\n".join(rows) + end
+    (tmp_path / "a.jsonl").write_bytes(content)
+    cuts = [shard.cut for shard in shards_of(("a.jsonl",), tmp_path, 500)]
+    pieces = [content[cut.start : cut.end] for cut in cuts if cut]
+    assert b"".join(pieces) == content
+    assert [cut.line for cut in cuts if cut] == [
+        content[: cut.start].count(b"\n") for cut in cuts if cut
+    ]
+    assert all(content[cut.start - 1 : cut.start] in (b"", b"\n") for cut in cuts if cut)
+
+
+@pytest.mark.parametrize("name", ["bomb.jsonl.gz", "bomb.csv.gz", "bomb.txt.gz", "bomb.json.gz"])
+def test_a_packed_file_that_unpacks_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(source, "LEAST_LIMIT_BYTES", 1 << 14)
+    row = b'{"question": "a", "answer": "b"}'
+    rows = {
+        "bomb.jsonl.gz": (row + b"\n") * 4000,
+        "bomb.json.gz": b"[" + (row + b",\n") * 4000 + row + b"]",
+        "bomb.csv.gz": b"question,answer\n" + b"a,b\n" * 20_000,
+        "bomb.txt.gz": b"\n" * 100_000,
+    }[name]
+    (tmp_path / name).write_bytes(gzip.compress(rows))
+    parts = look(DataSpec(files=(name,)), tmp_path, seed=0)
+    assert "unpacks to more than" in str(parts.read.errors[0])
+
+
+def test_a_packed_file_of_a_template_is_read(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"question": f"q{n}", "answer": "a"}) + "\n" for n in range(3000))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    assert len(look(DataSpec(files=("a.jsonl.gz",)), tmp_path, seed=0).read.entries) == 3000
+
+
+# Ends of the process ------------------------------------------------------------------------------
+
+
+def process(
+    folder: Path, out: Path, *words: str, python: str = sys.executable
+) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [python, "-m", "tests.fakes.sharded", str(folder), str(out), *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.soak(row=27, short=2, whole=200)
+def test_killed_at_any_moment_it_goes_on_to_the_same_data_set(
+    folder: Path, whole: Dataset, tmp_path: Path, rounds: Rounds
+) -> None:
+    for number in rounds:
+        out = tmp_path / str(number)
+        draw = random.Random(number)
+        kills = 0
+        while True:
+            running = process(folder, out, str(1 + number % 2))
+            # Twice it may be killed early: the third time it ends, or is further than before.
+            try:
+                said, wrong = running.communicate(timeout=draw.uniform(0.2, 3.0) + kills)
+                assert running.returncode == 0, wrong
+                break
+            except subprocess.TimeoutExpired:
+                os.killpg(running.pid, signal.SIGKILL)
+                running.communicate()
+                kills += 1
+        assert said == whole.digest
+        rounds.saw("kills", kills)
+        rounds.saw("the same digest")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_told_and_what_it_read_stays(folder: Path, tmp_path: Path) -> None:
+    running = process(folder, tmp_path, "2")
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    for _ in range(200):
+        if workers := children.read_text().split():
+            os.kill(int(workers[0]), signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    _, wrong = running.communicate()
+    assert "a process that reads shards ended" in wrong
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RAY, reason="set DEMITASSE_RAY to a Python with ray (docs/data.md)")
+def test_two_nodes_of_ray_make_what_one_process_makes(
+    folder: Path, whole: Dataset, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [RAY, str(ROOT / "tests/fakes/two_nodes.py"), str(folder), str(tmp_path / "out")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["digest"] == whole.digest
+    assert len(said["nodes"]) == 2, "each node read shards"
