@@ -17,6 +17,7 @@ from pathlib import Path
 from toolchain import extras
 from toolchain.artifacts import RECORD, digest, recorded
 from toolchain.cost import Cost, Offer, Workload
+from toolchain.errors import ConfigError
 from toolchain.files import write_whole
 from toolchain.prices import Prices
 from toolchain.recipe import Recipe
@@ -33,6 +34,8 @@ _PLACE = "~/demitasse-cloud"
 """Folder on a rented computer."""
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)\s*(?:\[([\w., -]+)\])?")
 _EXTRA = re.compile(r"""extra == ['"]([\w.-]+)['"]""")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
+"""Names of buckets of all providers; Google's may have 222 characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,35 @@ class Asked:
     package: str
     """Requirement or wheel that installs demitasse there; empty: this version, by its name."""
     spot: bool
+
+    @property
+    def wheel(self) -> Path | None:
+        """Return the wheel that travels with the task; None for what pip fetches itself."""
+        is_file = self.package.endswith(".whl") and "://" not in self.package
+        return Path(self.package) if is_file else None
+
+
+def refuse(recipe: Recipe, asked: Asked) -> None:
+    """Raise ConfigError for words that cannot stand in the files, or that would fail there."""
+    # What is quoted for a shell may still end a line, and with it a block of YAML.
+    if not f"{recipe.id}{recipe.folder.resolve()}".isprintable():
+        raise ConfigError(
+            f"{recipe.id!r}: a recipe whose path has characters that cannot be printed",
+            hint="rename it: its name stands in the files",
+        )
+    if not _BUCKET.fullmatch(asked.bucket):
+        raise ConfigError(
+            f"--bucket: {asked.bucket[:60]!r} is no name of a bucket",
+            hint="letters, digits, dots, hyphens: such as my-work",
+        )
+    package = asked.package
+    if package and (not package.isprintable() or package.startswith("-")):
+        raise ConfigError(
+            f"--package: {package[:60]!r} is neither a wheel nor a requirement of pip",
+            hint="such as demitasse-1.0-py3-none-any.whl, or demitasse==1.0",
+        )
+    if asked.wheel and not asked.wheel.is_file():
+        raise ConfigError(f"--package: {package}: no such file", hint="it travels with the task")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +109,7 @@ class Job:
         given = self.asked.package
         more = f"[{','.join(self.extras)}]" if self.extras else ""
         if given:
-            return f"{given}{more}" if given.endswith(".whl") else given
+            return f"{given}{more}" if self.asked.wheel else given
         return f"{extras.PACKAGE}{more}=={importlib.metadata.version(extras.PACKAGE)}"
 
     @property
@@ -169,7 +201,12 @@ def _said(job: Job) -> str:
     if not job.offers:
         lines.append("no accelerator: what it takes is not known, or nothing is trained")
     lines += [f"assumed: {each}" for each in job.found.assumptions[1:2] if job.offers]
-    return "".join(f"# {line}\n" for line in lines)
+    # A line break in a title would end the comment: what follows would be run.
+    return "".join(f"# {_one_line(line)}\n" for line in lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def _sky(job: Job, folder: Path) -> str:
@@ -178,13 +215,12 @@ def _sky(job: Job, folder: Path) -> str:
     pip = f"{_PLACE}/{PINS}"
     mounts = [f"  {pip}: {_quoted(folder.resolve() / PINS)}"]
     requirement = job.requirement
-    if asked.package.endswith(".whl"):
-        wheel = Path(asked.package)
-        mounts.append(f"  {_PLACE}/{wheel.name}: {_quoted(wheel.resolve())}")
+    if wheel := asked.wheel:
+        mounts.append(f"  {_quoted(f'{_PLACE}/{wheel.name}')}: {_quoted(wheel.resolve())}")
         requirement = requirement.replace(asked.package, f"{_PLACE}/{wheel.name}")
     mounts += [
         "  /demitasse-work:",
-        f"    name: {asked.bucket}",
+        f"    name: {_quoted(asked.bucket)}",
         "    mode: MOUNT_CACHED",
     ]
     program = "~/demitasse-venv/bin/demitasse"
@@ -251,8 +287,8 @@ def _slurm(job: Job, folder: Path) -> str:
     venv = folder.resolve() / "venv"
     gpu = ["#SBATCH --gres=gpu:1"] if job.offers else []
     package = job.requirement
-    if job.asked.package.endswith(".whl"):
-        package = package.replace(job.asked.package, str(Path(job.asked.package).resolve()))
+    if wheel := job.asked.wheel:
+        package = package.replace(job.asked.package, str(wheel.resolve()))
     install = f'"$VENV/bin/pip" install --constraint "$FOLDER/{PINS}" {shlex.quote(package)}'
     recipe = str(job.recipe.folder.resolve() / f"{job.recipe.id}.toml")
     run = _run('"$DEMITASSE"', recipe, job.asked.target, '"$WORK"')

@@ -23,6 +23,7 @@ from tests.fakes.facts import QUESTIONS
 from toolchain import cloud
 from toolchain.artifacts import RECORD, recorded
 from toolchain.cli import app
+from toolchain.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 SKY = os.environ.get("DEMITASSE_SKYPILOT", "")
@@ -105,6 +106,49 @@ def test_a_wheel_travels_with_the_task(recipe: Path, tmp_path: Path) -> None:
     read = task(written(recipe, tmp_path / "build", "--package", str(wheel)))
     assert read["file_mounts"][f"~/demitasse-cloud/{wheel.name}"] == str(wheel)
     assert f"~/'demitasse-cloud/{wheel.name}[train]'" in read["setup"]
+
+
+TITLE = "a\\ntouch EVIL\\nresources: {evil: true}\\u0085b\\u2028c\\u001b"
+
+
+def test_a_title_of_several_lines_stays_a_comment(recipe: Path, tmp_path: Path) -> None:
+    text = recipe.read_text(encoding="utf-8").replace("a tiny model", TITLE)
+    recipe.write_text(text, encoding="utf-8")
+    folder = written(recipe, tmp_path / "build")
+    assert "any_of" in task(folder)["resources"]
+    script = (folder / "slurm.sh").read_text(encoding="utf-8")
+    assert [line[0] for line in script.splitlines() if "EVIL" in line] == ["#"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--bucket", "a\n  evil: 1"], "--bucket: 'a\\n  evil: 1' is no name of a bucket"),
+        (["--bucket", "null # x"], "--bucket: 'null # x' is no name of a bucket"),
+        (["--package", "demitasse\nid"], "--package: 'demitasse\\nid' is neither a wheel nor"),
+        (["--package", "--index-url=x"], "--package: '--index-url=x' is neither a wheel nor"),
+        (["--package", "lost.whl"], "--package: lost.whl: no such file"),
+    ],
+)
+def test_words_that_would_break_the_files_are_refused(
+    recipe: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    answer = CliRunner().invoke(app, ["cloud", str(recipe), "--out", str(tmp_path), *words])
+    assert isinstance(answer.exception, ConfigError)
+    assert said in answer.exception.message
+    assert not (tmp_path / "tiny" / "cloud").exists()
+
+
+def test_a_recipe_whose_name_breaks_a_line_is_refused(recipe: Path, tmp_path: Path) -> None:
+    renamed = recipe.rename(recipe.with_name("a\nid.toml"))
+    answer = CliRunner().invoke(app, ["cloud", str(renamed), "--out", str(tmp_path / "build")])
+    assert isinstance(answer.exception, ConfigError)
+    assert "cannot be printed" in answer.exception.message
+
+
+def test_a_bucket_whose_name_is_a_word_of_yaml_stays_text(recipe: Path, tmp_path: Path) -> None:
+    read = task(written(recipe, tmp_path / "build", "--bucket", "123"))
+    assert read["file_mounts"]["/demitasse-work"]["name"] == "123"
 
 
 def test_versions_are_those_of_this_computer_and_of_all_that_is_needed(

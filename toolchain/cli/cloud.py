@@ -48,6 +48,13 @@ def cloud_verb(
                 broken = cloud.mend(settings.out)
             show.mended(broken, as_json=as_json)
             return
+        asked = cloud.Asked(
+            target=settings.target.id,
+            bucket=bucket or cloud.bucket_name(recipe.id),
+            package=package,
+            spot=not on_demand,
+        )
+        cloud.refuse(recipe, asked)
         findings = Findings()
         works = workloads(ahead_of(recipe, settings, recipe.stages), findings)
     findings.end_walk()
@@ -59,12 +66,6 @@ def cloud_verb(
         currency="USD",
         country=tables.WORLD,
         watts=cost.HERE_W,
-    )
-    asked = cloud.Asked(
-        target=settings.target.id,
-        bucket=bucket or cloud.bucket_name(recipe.id),
-        package=package,
-        spot=not on_demand,
     )
     job = cloud.Job(
         recipe=recipe,
