@@ -4,6 +4,7 @@ The rule: what a board runs is asked of the board. The journal tells a person wh
 later run which waves were watched to the end and which release the last push brought.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Journal:
         """Append an event; raise ArtifactError if the file cannot be written."""
         line = json.dumps({"at": round(time(), 3), "event": event, **fields}, ensure_ascii=False)
         try:
+            self._check_plain()
             with self._lock, self.file.open("ab") as stream:
                 # A line that a power cut tore is closed first, so that it spoils no other.
                 torn = stream.tell() and not self._is_whole()
@@ -43,8 +45,9 @@ class Journal:
         """Return the boards that stayed healthy with a release for as long as was asked."""
         found: set[str] = set()
         for event in self._events():
+            boards = event.get("boards")
             if event.get("event") == "soaked" and event.get("release") == release:
-                found.update(map(str, event.get("boards", ())))
+                found.update(map(str, boards if isinstance(boards, list) else ()))
         return found
 
     def last_release(self) -> str:
@@ -55,6 +58,11 @@ class Journal:
                 last = str(event.get("release", ""))
         return last
 
+    def _check_plain(self) -> None:
+        """Raise OSError for what is there and no file: to open a pipe could wait for ever."""
+        if self.file.exists() and not self.file.is_file():
+            raise OSError(errno.EINVAL, "not a plain file")
+
     def _is_whole(self) -> bool:
         with self.file.open("rb") as stream:
             stream.seek(-1, os.SEEK_END)
@@ -63,6 +71,7 @@ class Journal:
     def _events(self) -> Iterator[dict[str, Any]]:
         """Yield the events; a line that was torn is left out."""
         try:
+            self._check_plain()
             if self.file.stat().st_size > MAX_BYTES:
                 raise ArtifactError(
                     f"{self.file}: larger than {MAX_BYTES >> 20} MiB",
@@ -73,8 +82,9 @@ class Journal:
             return
         except OSError as error:
             raise ArtifactError(f"{self.file}: cannot be read: {error.strerror}") from error
-        for line in text.splitlines():
-            with suppress(ValueError):
+        # Not `splitlines`: JSON leaves some of its line breaks in a text as they are.
+        for line in text.split("\n"):
+            with suppress(ValueError, RecursionError):
                 event = json.loads(line)
                 if isinstance(event, dict):
                     yield event

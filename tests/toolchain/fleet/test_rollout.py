@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import Rounds
 from tests.fakes.fleet import Shop
+from toolchain.errors import ArtifactError
 from toolchain.fleet.boards import roll_back
 from toolchain.fleet.journal import Journal
 from toolchain.fleet.rollout import Rollout
@@ -88,6 +89,32 @@ def test_a_dry_run_asks_each_board_and_changes_nothing(shop: Shop) -> None:
     assert all(each.message.startswith("would get ") for each in result.outcomes)
     assert not shop.fleet().journal.exists()
     assert not (shop.folder / "homes" / "pi@a" / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "soaked", "release": "one", "boards": 5}',
+        '{"event": "soaked", "release": "one", "boards": null}',
+        "[" * 100_000,
+    ],
+)
+def test_a_line_of_the_journal_that_nobody_here_wrote_is_left_out(
+    tmp_path: Path, line: str
+) -> None:
+    journal = Journal(tmp_path / "shop.journal.jsonl")
+    journal.file.write_text(line + "\n", encoding="utf-8")
+    journal.note("soaked", release="one", boards=["pi@a", "a\u2028b"])
+    assert journal.soaked("one") == {"pi@a", "a\u2028b"}
+
+
+def test_a_journal_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "shop.journal.jsonl")
+    os.mkfifo(journal.file)
+    with pytest.raises(ArtifactError, match=r"cannot be read: not a plain file"):
+        journal.last_release()
+    with pytest.raises(ArtifactError, match=r"cannot be written: not a plain file"):
+        journal.note("begin")
 
 
 def test_the_journal_survives_a_line_that_was_torn(tmp_path: Path) -> None:
