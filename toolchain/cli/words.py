@@ -132,8 +132,25 @@ FleetName = Annotated[
         help="All boards of an inventory: a TOML file, `ansible:INVENTORY`, or `ssh:NAME,NAME`.",
     ),
 ]
+
+
+def _tag(context: typer.Context, word: str) -> str:
+    """Return the tag of --only; raise ConfigError for one that is empty."""
+    # `--only "$TAG"` with nothing in it would be every board.
+    source = context.get_parameter_source("only")
+    if source and source.name != "DEFAULT" and not word.strip():
+        raise ConfigError("--only: no tag is given", hint="leave it out for all boards")
+    return word
+
+
 Only = Annotated[
-    str, typer.Option("--only", metavar="TAG", help="Of a fleet, the boards with this tag.")
+    str,
+    typer.Option(
+        "--only",
+        metavar="TAG",
+        help="Of a fleet, the boards with this tag.",
+        callback=_tag,
+    ),
 ]
 Question = Annotated[
     str, typer.Argument(metavar="QUESTION", help="What to ask; `-` reads it from standard input.")

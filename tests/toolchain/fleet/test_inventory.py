@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from toolchain.cli import app
 from toolchain.errors import ArtifactError, ConfigError, ToolError
 from toolchain.fleet.inventory import open_fleet
 
@@ -170,6 +172,13 @@ def test_without_ansible_its_inventories_are_refused(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match="`ansible-inventory` is not installed"):
         open_fleet(f"ansible:{inventory}")
+
+
+@pytest.mark.parametrize("verb", [["push", "bundle"], ["status"], ["bench"], ["rollback"]])
+def test_an_empty_tag_is_not_the_whole_fleet(tmp_path: Path, verb: list[str]) -> None:
+    answer = CliRunner().invoke(app, [*verb, "--fleet", str(tmp_path / "shop.toml"), "--only", ""])
+    assert isinstance(answer.exception, ConfigError)
+    assert answer.exception.message == "--only: no tag is given"
 
 
 ANSIBLE = os.environ.get("DEMITASSE_ANSIBLE", "")
