@@ -66,6 +66,7 @@ _PREPARING = Lock()
 """Held while a runtime is made and signed: once, however many boards wait for it."""
 _LABELS = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*"
 _HOST_NAME = re.compile(_LABELS)
+MAX_DEVICE_TYPE = 200
 _ORIGIN = re.compile(rf"https?://({_LABELS}|\[[0-9a-f:.]+\])(:[0-9]{{1,5}})?")
 
 
@@ -127,6 +128,17 @@ def origin_of(text: str) -> str:
             hint="scheme, host and port, such as http://kitchen.example:3000: no path, no wildcard",
         )
     return origin
+
+
+def device_type_of(text: str) -> str:
+    """Return a kind of device as an update server names it; raise ConfigError for what is none."""
+    word = text.strip()
+    if not word or not word.isprintable() or len(word) > MAX_DEVICE_TYPE:
+        raise ConfigError(
+            f"--device-type: {text[:60]!r} is no kind of device",
+            hint=f"a name of 1 to {MAX_DEVICE_TYPE} characters that can be printed, such as till",
+        )
+    return word
 
 
 def deliver(

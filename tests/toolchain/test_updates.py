@@ -65,6 +65,36 @@ def test_a_bundle_leaves_as_a_folder_beside_it(
     assert "must be on the board already" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_is_no_update_is_never_replaced(publisher: Publisher, bundle: Path, kind: str) -> None:
+    place = bundle.parent / "mender"
+    mine = place / "mine.txt" if kind == "folder" else bundle.parent / "mine" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine", encoding="utf-8")
+    if kind == "file":
+        place.write_text("mine", encoding="utf-8")
+    elif kind == "link":
+        place.symlink_to(mine.parent)
+    code, _, said = run("package", str(bundle), "--as", "mender")
+    assert (code, "is no update" in said) == (2, True)
+    assert mine.read_text(encoding="utf-8") == "mine"
+
+
+def test_beside_the_current_folder_is_not_in_it(
+    publisher: Publisher, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle)
+    assert run("package", ".", "--as", "hawkbit")[0] == 0
+    assert not (bundle / "hawkbit").exists()
+    assert (bundle.parent / "hawkbit" / "digests.json").is_file()
+
+
+@pytest.mark.parametrize("word", ["", " ", "a\nb", "a\x00", "\udcff", "a" * 201])
+def test_a_kind_of_device_is_a_word_that_can_be_printed(bundle: Path, word: str) -> None:
+    code, _, said = run("package", str(bundle), "--as", "mender", "--device-type", word)
+    assert (code, said) == (2, f"--device-type: {word[:60]!r} is no kind of device")
+
+
 def test_the_second_time_nothing_is_written(publisher: Publisher, bundle: Path) -> None:
     out = bundle.parent / "mender"
     asked = Leave(form="mender")

@@ -8,7 +8,7 @@ import typer
 from toolchain import artifacts, console, show
 from toolchain.artifacts import Bundle
 from toolchain.cli.words import refuse_given, settings_for
-from toolchain.delivery import Leave, leave_as
+from toolchain.delivery import Leave, device_type_of, leave_as
 from toolchain.errors import ConfigError
 from toolchain.line.walk import walk
 from toolchain.progress import Reporter
@@ -43,7 +43,8 @@ def leave_of(
         given = {"device-type": device_types, "with-runtime": with_runtime, "sign": sign}
         refuse_given(given, "is for an update", "it goes with --as FORM")
         return None
-    return Leave(form=form, device_types=tuple(device_types), with_runtime=with_runtime, sign=sign)
+    types = tuple(dict.fromkeys(map(device_type_of, device_types)))
+    return Leave(form=form, device_types=types, with_runtime=with_runtime, sign=sign)
 
 
 def is_bundle(folder: Path) -> bool:
@@ -54,6 +55,8 @@ def is_bundle(folder: Path) -> bool:
 
 def leave_bundle(bundle: Path, asked: Leave, *, as_json: bool) -> None:
     """Write a bundle as an update, in a folder beside it."""
+    if bundle.name in ("", ".."):
+        bundle = bundle.resolve()  # beside `.` is not in it
     with console.terminal() as report:
         _leave(bundle, asked, report, as_json=as_json)
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from device.manifest.update import Update
-from toolchain.artifacts import Work, keep
+from toolchain.artifacts import STARTED, Work, keep, recorded
 from toolchain.config import Frozen, closest
 from toolchain.errors import ConfigError, FitError
 from toolchain.files import write_whole
@@ -22,6 +22,7 @@ __all__ = ["FORMS", "Leaving", "form_of", "leave", "parcel_of"]
 
 FORMS: Mapping[str, Form] = {"mender": mender.FORM, "hawkbit": hawkbit.FORM}
 """Name in `package --as` → its row."""
+_STAGE = "update"
 _READMES = Path(__file__).with_name("readmes")
 
 
@@ -72,6 +73,7 @@ def parcel_of(
 def leave(parcel: Parcel, name: str, out: Path) -> Leaving:
     """Write a parcel in one form, with the program that boards install it with."""
     form = form_of(name)
+    _refuse_foreign(out)
     program = installer(form.shell)
     readme = (_READMES / f"{name}.md").read_text(encoding="utf-8")
     signatures = [parcel.release.signature, parcel.runtime.signature if parcel.runtime else b""]
@@ -84,7 +86,7 @@ def leave(parcel: Parcel, name: str, out: Path) -> Leaving:
         readme=sha256(readme.encode()).hexdigest(),
     )
     work = Work(
-        stage="update",
+        stage=_STAGE,
         inputs={"release": parcel.update.release, "runtime": parcel.update.runtime},
         parameters=parameters,
     )
@@ -103,6 +105,22 @@ def leave(parcel: Parcel, name: str, out: Path) -> Leaving:
 
     record, fresh = keep(out, work, fill, UpdateFigures)
     return Leaving(path=out, record=record, fresh=fresh)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise ConfigError for a folder that is no update: it would be emptied."""
+    # It stands beside the bundle, which may lie among a person's own files.
+    if out.is_dir() and not out.is_symlink():
+        record = recorded(out)
+        is_ours = (record and record.stage == _STAGE) or (out / STARTED).is_file()
+        if is_ours or not any(out.iterdir()):
+            return
+    elif not (out.exists() or out.is_symlink()):
+        return
+    raise ConfigError(
+        f"{out}: is there already and is no update, and would be replaced by one",
+        hint="move it away, or the bundle into a folder of its own",
+    )
 
 
 def _filled_in(text: str, parcel: Parcel) -> str:
