@@ -5,9 +5,10 @@ and nothing is in it that names a person, a place or one single board: no host n
 path, serial number, and no name of a release.
 """
 
+import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from toolchain.config import Frozen
 
@@ -20,8 +21,20 @@ def _printable(text: str) -> str:
     return text
 
 
+def _day(text: str) -> str:
+    # Nobody's clock is more than a day ahead of UTC; proofs are sorted by their day.
+    if datetime.date.fromisoformat(text) > _today() + datetime.timedelta(days=1):
+        raise ValueError("a day that has not come yet")
+    return text
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
+
+
 Word = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 Flag = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_day)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fingerprint = Annotated[str, Field(pattern=r"^(SHA256:[A-Za-z0-9+/]{43})?$")]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -34,7 +47,7 @@ class Card(Frozen):
     """A graphics card."""
 
     name: Word
-    sm: Annotated[str, Field(pattern=r"^\d{1,3}\.\d{1,3}$")]
+    sm: Annotated[str, Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")]
     driver: Word
     memory_total_mb: Count | None = None
 
@@ -75,12 +88,21 @@ class Goldens(Frozen):
 class Row(Frozen):
     """One test of llama-bench."""
 
-    test: Annotated[str, Field(pattern=r"^(pp|tg)\d{1,6}$")]
+    test: Annotated[str, Field(pattern=r"^(pp|tg)[1-9][0-9]{0,5}$")]
     threads: Count
     median_ts: Rate
     avg_ts: Rate
     stddev_ts: Rate
     samples_ts: Annotated[tuple[Rate, ...], Field(min_length=1, max_length=MAX_SAMPLES)]
+
+    @model_validator(mode="after")
+    def _between_its_samples(self) -> "Row":
+        # The rest is the rounding of whoever measured.
+        least, most = min(self.samples_ts) - 0.01, max(self.samples_ts) + 0.01
+        for name, value in (("median_ts", self.median_ts), ("avg_ts", self.avg_ts)):
+            if not least <= value <= most:
+                raise ValueError(f"`{name}` is not between its samples")
+        return self
 
 
 class Condition(Frozen):
@@ -114,7 +136,7 @@ class Proof(Frozen):
     proof: Literal[1]
     tool: Version
     """Version of demitasse."""
-    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    date: Day
     """Day by the clock of the computer that asked (UTC)."""
     kind: Literal["board", "this computer", "emulated board"]
     virtual_machine: bool

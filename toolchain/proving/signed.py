@@ -84,9 +84,9 @@ def _parts(path: Path) -> tuple[dict[str, Any], str]:
             f"{path}: cannot be read, or is larger than {MAX_BYTES >> 20} MiB", hint=_HINT
         )
     try:
-        value = parse_json(content)
+        value = parse_json(content, pairs=_each_once)
     except ValueError as error:
-        raise ArtifactError(f"{path.name}: not JSON", hint=_HINT) from error
+        raise ArtifactError(f"{path.name}: not JSON: {str(error)[:100]}", hint=_HINT) from error
 
     if not isinstance(value, dict) or set(value) != {"proof", "signature"}:
         raise ArtifactError(f"{path.name}: not a proof", hint=_HINT)
@@ -96,6 +96,15 @@ def _parts(path: Path) -> tuple[dict[str, Any], str]:
     if len(signature) > MAX_SIGNATURE_BYTES:
         raise TrustError(f"{path.name}: its signature is too large", hint=_HINT)
     return record, signature
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; raise ValueError for a key that stands twice."""
+    # Only the last one is signed: whoever reads the file sees the first.
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
 
 
 def _checked(path: Path, record: dict[str, Any]) -> Proof:

@@ -131,6 +131,13 @@ def test_a_signature_for_another_purpose_is_no_proof(file: Path, key: Path) -> N
     [
         (("proof",), 2, "`proof`: input should be 1"),
         (("date",), "today", "`date`: string should match pattern"),
+        (("date",), "٢٠٢٦-١١-٢٧", "`date`: string should match pattern"),
+        (("date",), "2026-13-01", "`date`: value error, month must be in 1..12"),
+        (("date",), "2999-01-01", "`date`: value error, a day that has not come yet"),
+        (("rows", 0, "test"), "pp٣", "`rows.0.test`: string should match pattern"),
+        (("rows", 0, "test"), "pp0", "`rows.0.test`: string should match pattern"),
+        (("rows", 0, "median_ts"), 9e8, "`rows.0`: value error, `median_ts` is not between its"),
+        (("rows", 0, "avg_ts"), 0.5, "`rows.0`: value error, `avg_ts` is not between its"),
         (("kind",), "phone", "`kind`: input should be 'board', 'this computer' or"),
         (("board", "model"), "a\x1b[2J", "`board.model`: value error, it has characters that"),
         (("board", "model"), "x" * 201, "`board.model`: string should have at most 200"),
@@ -157,6 +164,13 @@ def test_a_field_out_of_its_bounds_is_refused_whoever_signed_it(
     with pytest.raises(ArtifactError) as caught:
         read(file)
     assert str(caught.value).startswith(f"proof.json: {said}")
+
+
+def test_a_key_that_stands_twice_is_refused(file: Path) -> None:
+    text = file.read_text()
+    file.write_text(text.replace('"proof": {', '"proof": {"date": "1999-01-01",', 1))
+    with pytest.raises(ArtifactError, match=r"proof.json: not JSON: a key stands twice"):
+        read(file)
 
 
 @pytest.mark.parametrize(
