@@ -52,7 +52,8 @@ def load(path: Path, model: type[Model]) -> Model:
         # As JSON, because pydantic's strict mode for Python would refuse TOML's arrays for tuples.
         return model.model_validate_json(json.dumps(tables, default=str), strict=True)
     except ValidationError as error:
-        problems = {_place(problem): problem for problem in reversed(error.errors())}
+        said = error.errors()
+        problems = {_place(each): each for each in reversed(said) if not _is_echo(each, said)}
         found = [_explain(path.name, problems[place], model, text) for place in reversed(problems)]
         raise all_of(found) from error
 
@@ -184,6 +185,16 @@ def _place(problem: ErrorDetails) -> tuple[str, ...]:
     # Where a key takes several kinds, pydantic complains once for each of them.
     place = tuple(str(part) for part in problem["loc"])
     return place[:-1] if place[1:] and place[-1] in _KINDS else place
+
+
+def _is_echo(problem: ErrorDetails, said: list[ErrorDetails]) -> bool:
+    """Say whether a list is called too short only because what stands in it is wrong."""
+    # pydantic counts the items that passed.
+    place = problem["loc"]
+    inside = [each for each in said if len(each["loc"]) > len(place)]
+    return problem["type"] == "too_short" and any(
+        each["loc"][: len(place)] == place for each in inside
+    )
 
 
 def _explain(name: str, problem: ErrorDetails, model: type[BaseModel], text: str) -> ConfigError:
