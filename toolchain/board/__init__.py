@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from toolchain.board.connection import Connection
-from toolchain.board.kind import THIS_COMPUTER, VIRTUAL, kind_of
+from toolchain.board.kind import REAL, THIS_COMPUTER, VIRTUAL, kind_of
 
 
 @contextlib.contextmanager
@@ -27,3 +27,11 @@ def open_board(address: str, *, accept_new: bool = False) -> Iterator[Connection
         yield opened
     finally:
         opened.close()
+
+
+def check_address(address: str) -> None:
+    """Raise ConfigError for a text that is no board's address; nothing is reached for that."""
+    from toolchain.board import route
+
+    if kind_of(address) is REAL:
+        route.parse(address)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator
 
+from toolchain.board import check_address
 from toolchain.config import Frozen, closest, load
 from toolchain.errors import ConfigError
 from toolchain.recipe import Positive, Text
@@ -15,9 +16,11 @@ from toolchain.tools import ansible
 
 ANSIBLE, SSH = "ansible:", "ssh:"
 """Beginnings of `--fleet` that name something else than a TOML file."""
-_SHARE = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]+)?)%")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+MOST_S = 30 * 86400.0
+"""Longest duration: a push that waits for longer was mistyped."""
 
 
 def _wave(value: int | str) -> int | str:
@@ -36,7 +39,10 @@ def seconds(text: str) -> float:
     found = _DURATION.fullmatch(text)
     if not found:
         raise ValueError(f"`{text}` is no duration such as `90s`, `10m` or `2h`")
-    return float(found[1]) * _SECONDS[found[2]]
+    value = float(found[1]) * _SECONDS[found[2]]
+    if value > MOST_S:
+        raise ValueError(f"`{text[:40]}` is longer than {MOST_S / 3600:.0f}h")
+    return value
 
 
 def _duration(text: str) -> str:
@@ -113,7 +119,7 @@ class Fleet:
 
 def open_fleet(text: str, only: str = "") -> Fleet:
     """Return the fleet that `--fleet` names, or of it the boards that `--only` names by a tag or an
-    address; raise ConfigError if there are none.
+    address; raise ConfigError if there are none, or for a text that is no address.
     """
     if text.startswith(SSH):
         inventory = _inventory(text, _of_names(text.removeprefix(SSH)))
@@ -135,6 +141,9 @@ def open_fleet(text: str, only: str = "") -> Fleet:
             f"--only: `{only}` is neither a tag nor a board of {text}",
             hint=closest(only, sorted(words)),
         )
+    for board in boards:
+        # Here, and not in the wave of the board: then others have the release already.
+        check_address(board.address)
     return Fleet(name=text, boards=boards, rollout=inventory.rollout, journal=journal)
 
 

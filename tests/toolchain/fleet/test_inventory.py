@@ -83,12 +83,26 @@ def test_waves_say_how_many_boards_have_it_afterwards(
         ('[[boards]]\naddress = "a"\n[rollout]\nwaves = [0]', "at least one board"),
         ('[[boards]]\naddress = "a"\n[rollout]\nwaves = ["120%"]', "`120%` is neither"),
         ('[[boards]]\naddress = "a"\n[rollout]\nsoak = "soon"', "`soon` is no duration"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nsoak = "999999h"', "longer than 720h"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nsoak = "١s"', "is no duration"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nwaves = ["١%"]', "is neither"),
+        ('[[boards]]\naddress = "a"\n[[boards]]\naddress = "b c"', "not an address of a board"),
+        ('[[boards]]\naddress = "-oProxyCommand=id"', "not an address of a board"),
+        ('[[boards]]\naddress = "http://a"', "an endpoint, not a board"),
         ('[[boards]]\naddress = "a"\n[rollout]\nparallel = 0', "greater than or equal to 1"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         open_fleet(write(tmp_path, text))
+
+
+def test_one_wrong_entry_is_one_sentence_and_no_list_that_is_too_short(tmp_path: Path) -> None:
+    text = '[[boards]]\naddress = "a"\n[rollout]\nwaves = ["0%"]'
+    with pytest.raises(ConfigError) as caught:
+        open_fleet(write(tmp_path, text))
+    assert caught.value.message.startswith("shop.toml: rollout.waves: 0: `0%` is neither")
+    assert caught.value.others == ()
 
 
 def test_names_of_ssh_are_boards_and_each_stands_once() -> None:
