@@ -6,11 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from device.manifest.guard import ATTACK, CATEGORIES, LENGTHS, MAX_GUARD_BYTES, read_guard
 from device.manifest.guard_text import plain
+from tests.fakes.datasets import write_lines
+from tests.fakes.facts import QUESTIONS
 from tests.fakes.guarding import SAFE, UNSAFE, small_guard
 from toolchain.artifacts import Dataset, GuardFile
+from toolchain.cli import app
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.guard import guard, questions
 from toolchain.guard.disguises import DISGUISES
@@ -202,3 +206,40 @@ def test_the_stage_and_its_table_go_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "a.toml")
     assert "refuse" in caught.value.message
+
+
+RECIPE = """
+title = "a tiny model"
+targets = ["x86-64"]
+stages = ["ingest", "pretrain", "guard", "quantize", "evaluate"]
+[model]
+name = "tiny"
+[model.scratch]
+vocab_size = 384
+layers = 2
+context = 256
+[data]
+files = ["facts.jsonl"]
+[package]
+context = 256
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('[guard]\nunsafe = ["own.jsonl"]', "guard: own.jsonl:1: not an object with a `text`"),
+        ('[guard]\n[evaluate]\ngarak = "own.jsonl"', "own.jsonl: no result of a probe in it"),
+    ],
+)
+def test_a_file_that_a_late_stage_cannot_read_is_found_before_the_first(
+    tmp_path: Path, table: str, said: str
+) -> None:
+    write_lines(tmp_path / "facts.jsonl", QUESTIONS)
+    (tmp_path / "own.jsonl").write_text('{"prompt": "x"}\n', encoding="utf-8")
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(f"{RECIPE}{table}\n", encoding="utf-8")
+    words = ["evaluate", str(recipe), "--dry-run", "--offline", "--out", str(tmp_path / "build")]
+    answer = CliRunner().invoke(app, words)
+    assert isinstance(answer.exception, ArtifactError)
+    assert answer.exception.message == said

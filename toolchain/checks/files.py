@@ -24,6 +24,9 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
         for name in filter(None, files):
             if ahead.walks(stage) and not (folder / name).is_file():
                 findings.errors.append(ConfigError(f"{stage}: no such file `{name}`"))
+            elif ahead.walks(stage):
+                with findings.gathering():
+                    _read_ahead(ahead, stage, name)
 
     with findings.gathering():
         _check_secrets(ahead)
@@ -44,6 +47,21 @@ def _guard_files(ahead: Ahead) -> list[str]:
     """Return the texts that the recipe brings for its guard."""
     spec = ahead.recipe.guard
     return [*spec.unsafe, *spec.safe] if spec else []
+
+
+def _read_ahead(ahead: Ahead, stage: str, name: str) -> None:
+    """Raise the error of a file that a late stage could not read, before hours are spent."""
+    from toolchain.guard.texts import brought
+    from toolchain.probes.garak_report import read_garak
+
+    if stage == "guard":
+        brought([name], ahead.recipe.folder, unsafe=name in _unsafe(ahead))
+    else:
+        read_garak(ahead.recipe.folder / name)
+
+
+def _unsafe(ahead: Ahead) -> tuple[str, ...]:
+    return ahead.recipe.guard.unsafe if ahead.recipe.guard else ()
 
 
 def _check_secrets(ahead: Ahead) -> None:
