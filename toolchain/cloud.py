@@ -10,7 +10,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ MOST_OFFERS = 4
 MARGIN = 3
 """Time limit of a job ÷ its expected time; it is queued again where it did not end."""
 LEAST_H = 1
+MAX_PATH = 1024
 WARN_S = 120
 """Seconds before its end at which Slurm warns a job."""
 _PLACE = "~/demitasse-cloud"
@@ -117,6 +118,30 @@ class Job:
         """Return the hours after which a job has to make room."""
         hours = self.offers[0].hours if self.offers else self.found.seconds / 3600
         return max(LEAST_H, math.ceil(hours * MARGIN))
+
+
+def left_behind(recipe: Recipe) -> list[str]:
+    """Return the files and folders that a recipe names outside of its own folder.
+
+    SkyPilot brings the folder alone along; a cluster has them where its disk is shared.
+    """
+    home = recipe.folder.resolve()
+    words = sorted(set(_texts_in(recipe.model_dump(mode="json"))))
+    # Names alone lie in the folder, and a text is no path.
+    paths = [word for word in words if "/" in word and len(word) < MAX_PATH and word.isprintable()]
+    return [
+        word
+        for word in paths
+        if not (place := (home / word).resolve()).is_relative_to(home) and place.exists()
+    ]
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(each)
 
 
 def write(job: Job, folder: Path) -> list[Path]:

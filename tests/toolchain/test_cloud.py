@@ -146,6 +146,15 @@ def test_a_recipe_whose_name_breaks_a_line_is_refused(recipe: Path, tmp_path: Pa
     assert "cannot be printed" in answer.exception.message
 
 
+def test_files_outside_of_the_folder_are_named(recipe: Path, tmp_path: Path) -> None:
+    shutil.move(recipe.parent / "facts.jsonl", tmp_path / "facts.jsonl")
+    text = recipe.read_text(encoding="utf-8").replace("facts.jsonl", "../facts.jsonl")
+    recipe.write_text(text, encoding="utf-8")
+    answer = CliRunner().invoke(app, ["cloud", str(recipe), "--out", str(tmp_path / "build")])
+    assert answer.exit_code == 0
+    assert "`../facts.jsonl` is outside of the recipe's folder" in answer.stderr
+
+
 def test_a_bucket_whose_name_is_a_word_of_yaml_stays_text(recipe: Path, tmp_path: Path) -> None:
     read = task(written(recipe, tmp_path / "build", "--bucket", "123"))
     assert read["file_mounts"]["/demitasse-work"]["name"] == "123"

@@ -55,6 +55,8 @@ def cloud_verb(
             spot=not on_demand,
         )
         cloud.refuse(recipe, asked)
+        for name in cloud.left_behind(recipe):
+            report.note(f"`{name}` is outside of the recipe's folder: SkyPilot leaves it here")
         findings = Findings()
         works = workloads(ahead_of(recipe, settings, recipe.stages), findings)
     findings.end_walk()
