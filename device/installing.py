@@ -164,7 +164,7 @@ def become(owner: Owner) -> None:
             os.initgroups(owner.user, account.pw_gid)
             os.setgid(account.pw_gid)
             os.setuid(account.pw_uid)
-    except (KeyError, OSError) as error:
+    except (KeyError, OSError, ValueError) as error:
         raise DeviceError(
             "bad_request", f"the updates' owner `{owner.user[:40]}` cannot be taken on: {error}"
         ) from error

@@ -200,6 +200,7 @@ def test_an_install_may_end_at_any_moment(
         ("{", "bad_request: {} is broken: `user`, `port` and `unjudged` are its fields"),
         ('{"prot": 8080}', "bad_request: {} is broken: `user`, `port` and `unjudged` are its"),
         ('{"user": "nobody-here"}', "bad_request: the updates' owner `nobody-here` cannot be"),
+        ('{"user": "a\\u0000b"}', "bad_request: the updates' owner `a\0b` cannot be taken on"),
     ],
 )
 def test_a_broken_file_of_the_owner_ends_the_install(
