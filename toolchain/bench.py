@@ -18,6 +18,8 @@ from toolchain.report import test_name
 Rows = list[dict[str, Any]]
 PROMPT_TOKENS, ANSWER_TOKENS = 512, 128
 """llama-bench's tests: pp512 and tg128."""
+MOST_S = 86_400.0
+"""Longest --sustained: a day."""
 FACTS = (
     "model",
     "machine",

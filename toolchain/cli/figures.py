@@ -9,6 +9,7 @@ import typer
 
 from toolchain import console, show, target
 from toolchain.artifacts import Report
+from toolchain.bench import MOST_S
 from toolchain.cli import fleets
 from toolchain.cli.answerers import endpoint_at, refuse_for_board, refuse_for_endpoint
 from toolchain.cli.words import (
@@ -43,7 +44,8 @@ def bench(
     tg: Annotated[int, typer.Option(help="Generated tokens.", min=1)] = 128,
     repeat: Annotated[int, typer.Option(help="Repetitions of each test.", min=1)] = 5,
     sustained: Annotated[
-        float, typer.Option(help="Then answer on for so many seconds: what heat does.", min=0)
+        float,
+        typer.Option(help="Then answer on for so many seconds: what heat does.", min=0, max=MOST_S),
     ] = 0.0,
     output: Annotated[
         Literal["md", "csv", "json", "jsonl", "sql"],

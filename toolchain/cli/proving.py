@@ -1,12 +1,13 @@
 """`prove`: a signed record that a release runs on a board, and the check of somebody's."""
 
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from toolchain import console, show, signing
-from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS
+from toolchain.bench import ANSWER_TOKENS, MOST_S, PROMPT_TOKENS
 from toolchain.cli.words import AsJson, Sign, app, device_at
 from toolchain.errors import ConfigError
 from toolchain.progress import Reporter
@@ -29,7 +30,8 @@ def prove(
     tg: Annotated[int, typer.Option(help="Generated tokens.", min=1)] = ANSWER_TOKENS,
     repeat: Annotated[int, typer.Option(help="Repetitions of each test.", min=1)] = 5,
     sustained: Annotated[
-        float, typer.Option(help="Then answer on for so many seconds: what heat does.", min=0)
+        float,
+        typer.Option(help="Then answer on for so many seconds: what heat does.", min=0, max=MOST_S),
     ] = 0.0,
     sign: Sign = "",
     as_json: AsJson = False,
@@ -43,11 +45,24 @@ def prove(
         show.proof(read(check), as_json=as_json)
         return
     key = signing.find_key(sign)
+    _refuse_place(out)
     with console.terminal() as report:
         proof = _measure(board, (pp, tg, repeat, sustained), report)
-        path = out or Path(f"proof-{proof.target or proof.board.machine}-{proof.date}.json")
+        path = out or _free(f"proof-{proof.target or proof.board.machine}-{proof.date}")
         written = write(proof, key, path)
     show.proof(written, as_json=as_json, path=path)
+
+
+def _refuse_place(out: Path | None) -> None:
+    """Raise ConfigError for a place where no file can be, before minutes are measured."""
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise ConfigError(f"--out: {out}: not a file in a folder that is there")
+
+
+def _free(name: str) -> Path:
+    """Return the path of a new file: a proof stands beside the earlier ones of its day."""
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(path for each in names if not (path := Path(f"{each}.json")).exists())
 
 
 def _measure(board: str, plan: tuple[int, int, int, float], report: Reporter) -> Proof:

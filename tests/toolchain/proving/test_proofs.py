@@ -19,7 +19,8 @@ from toolchain.bench import bench
 from toolchain.board.device import Device
 from toolchain.board.kind import REAL, THIS_COMPUTER, VIRTUAL, Kind
 from toolchain.cli import app
-from toolchain.errors import ArtifactError, BoardError, ToolchainError, TrustError
+from toolchain.cli.proving import _free
+from toolchain.errors import ArtifactError, BoardError, ConfigError, ToolchainError, TrustError
 from toolchain.proving import check_board, proof_of
 from toolchain.proving.kept import counts_for, folder, proofs_of
 from toolchain.proving.signed import MAX_BYTES, SignedProof, read, write
@@ -275,6 +276,32 @@ def test_a_proof_of_somebody_is_checked_and_shown(file: Path) -> None:
 @pytest.mark.parametrize("words", [(), ("local", "--check", "x.json")])
 def test_either_a_board_or_a_file_is_named(words: tuple[str, ...]) -> None:
     assert said(*words) == (2, "", "give either a board, or --check FILE")
+
+
+@pytest.mark.parametrize("out", [".", "nowhere/proof.json"])
+def test_a_place_for_no_file_is_found_before_the_board_is_asked(
+    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["prove", "pi@none.invalid", "--sign", str(key), "--out", out])
+    assert isinstance(done.exception, ConfigError)
+    assert done.exception.message == f"--out: {out}: not a file in a folder that is there"
+
+
+@pytest.mark.parametrize("verb", ["prove", "bench"])
+def test_nobody_measures_for_ever(verb: str) -> None:
+    assert CliRunner().invoke(app, [verb, "pi@none.invalid", "--sustained", "inf"]).exit_code == 2
+
+
+def test_a_proof_stands_beside_the_earlier_ones_of_its_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for _ in range(3):
+        names.append(_free("proof-x-2026-11-27").name)
+        Path(names[-1]).touch()
+    assert names == [f"proof-x-2026-11-27{each}.json" for each in ("", "-2", "-3")]
 
 
 def test_what_a_proof_cannot_say_is_said_with_it() -> None:
