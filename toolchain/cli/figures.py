@@ -23,6 +23,7 @@ from toolchain.cli.words import (
     device_at,
     open_one_of,
     refuse_given,
+    refuse_place,
 )
 from toolchain.endpoint.address import is_endpoint
 from toolchain.errors import FitError
@@ -67,6 +68,7 @@ def bench(
     from toolchain import report as reports
     from toolchain.bench import bench as measure
 
+    refuse_place({"report": page, "save": save})
     if boards := open_one_of(board, fleet, only):
         refuse_given({"model": model, "save": save}, "is for one board", "without --fleet")
         with console.terminal() as report:
@@ -130,6 +132,7 @@ def make_report(
     from toolchain.report.data import read_data
     from toolchain.report.knowledge import STAGE, read_known, read_made
 
+    refuse_place({"out": out})
     kept = [reports.read(file) for file in saved if not file.is_dir()]
     folders = {folder: read_made(folder) for folder in saved if folder.is_dir()}
     data = {folder: read_data(folder) for folder in folders}

@@ -8,7 +8,7 @@ import typer
 
 from toolchain import console, show, signing
 from toolchain.bench import ANSWER_TOKENS, MOST_S, PROMPT_TOKENS
-from toolchain.cli.words import AsJson, Sign, app, device_at
+from toolchain.cli.words import AsJson, Sign, app, device_at, refuse_place
 from toolchain.errors import ConfigError
 from toolchain.progress import Reporter
 from toolchain.proving.record import Proof
@@ -45,18 +45,12 @@ def prove(
         show.proof(read(check), as_json=as_json)
         return
     key = signing.find_key(sign)
-    _refuse_place(out)
+    refuse_place({"out": out})
     with console.terminal() as report:
         proof = _measure(board, (pp, tg, repeat, sustained), report)
         path = out or _free(f"proof-{proof.target or proof.board.machine}-{proof.date}")
         written = write(proof, key, path)
     show.proof(written, as_json=as_json, path=path)
-
-
-def _refuse_place(out: Path | None) -> None:
-    """Raise ConfigError for a place where no file can be, before minutes are measured."""
-    if out and (out.is_dir() or not out.parent.is_dir()):
-        raise ConfigError(f"--out: {out}: not a file in a folder that is there")
 
 
 def _free(name: str) -> Path:

@@ -216,6 +216,16 @@ def open_one_of(board: str, fleet: str, only: str) -> "Fleet | None":
     return open_fleet(fleet, only)
 
 
+def refuse_place(outs: Mapping[str, Path | None]) -> None:
+    """Raise ConfigError for an option's place where no file can be, before minutes are spent."""
+    for name, out in outs.items():
+        if out and (out.is_dir() or not out.parent.is_dir()):
+            raise ConfigError(
+                f"--{name}: {out}: not a file in a folder that is there",
+                hint=f"name a file, and make its folder first: {out.parent}",
+            )
+
+
 def refuse_given(options: Mapping[str, object], why: str, hint: str) -> None:
     """Raise ConfigError for the first option that was given, with why it may not be."""
     for name, value in options.items():

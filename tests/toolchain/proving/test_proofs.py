@@ -279,13 +279,17 @@ def test_either_a_board_or_a_file_is_named(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("out", [".", "nowhere/proof.json"])
+@pytest.mark.parametrize(
+    "words", [["prove", "--out"], ["bench", "--report"], ["bench", "--save"]], ids=" ".join
+)
 def test_a_place_for_no_file_is_found_before_the_board_is_asked(
-    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], out: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["prove", "pi@none.invalid", "--sign", str(key), "--out", out])
+    monkeypatch.setenv("DEMITASSE_SIGN_KEY", str(key))
+    done = CliRunner().invoke(app, [*words, out, "pi@none.invalid"])
     assert isinstance(done.exception, ConfigError)
-    assert done.exception.message == f"--out: {out}: not a file in a folder that is there"
+    assert done.exception.message == f"{words[1]}: {out}: not a file in a folder that is there"
 
 
 @pytest.mark.parametrize("verb", ["prove", "bench"])
