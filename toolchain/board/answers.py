@@ -145,6 +145,8 @@ class ServiceFigures(_Said):
     began: Number | None
     requests: Count
     failures: Count
+    asked: Count
+    refused: dict[Annotated[str, Field(max_length=64)], Count]
     first_token_s: dict[Annotated[str, Field(max_length=16)], Count]
     """How many first tokens came within so many seconds, by the upper limit."""
 

@@ -1,15 +1,20 @@
-"""Verbs of a round: what people think of a board's answers, and which questions need an answer."""
+"""Verbs of a round: what people think of a board's answers, and which questions need an answer.
 
+And `tally`: what boards of several owners have counted together.
+"""
+
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from toolchain import console, shipped, show
-from toolchain.cli.words import OUT, AsJson, Board, Out, RecipeFile, app, device_at
+from toolchain import console, shipped, show, signing
+from toolchain.cli.words import OUT, AsJson, Out, RecipeFile, Sign, app, device_at
 from toolchain.errors import ConfigError
 from toolchain.line.walk import open_recipe
 from toolchain.rounds.embedder import embedder_of
+from toolchain.rounds.round_file import LEAST, LOWEST
 
 HARVEST = Path("harvest.jsonl")
 ANSWERED = "answered.jsonl"
@@ -17,7 +22,12 @@ ANSWERED = "answered.jsonl"
 
 @app.command()
 def harvest(
-    board: Board,
+    boards: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BOARD", help="A board, as for every verb; with --sealed, all of yours."
+        ),
+    ],
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="JSON lines; new rows are appended.")
     ] = HARVEST,
@@ -33,20 +43,97 @@ def harvest(
     discard: Annotated[
         bool, typer.Option("--discard", help="Fetch nothing, delete all feedback on the board.")
     ] = False,
+    sealed: Annotated[
+        Path | None,
+        typer.Option(
+            "--sealed",
+            metavar="ROUND",
+            help="Write only counters, under masks: their sum over all owners can be read.",
+        ),
+    ] = None,
+    sign: Sign = "",
     as_json: AsJson = False,
 ) -> None:
     """Fetch what people think of a board's answers: ratings, corrections, unanswered questions."""
     from toolchain.rounds import harvest as rounds
 
+    if sealed:
+        if delete or discard or recipe_file or out != HARVEST:
+            raise ConfigError("--sealed: fetches no rows", hint="give it with boards and --sign")
+        _seal(sealed, boards, sign, as_json=as_json)
+        return
+    if len(boards) > 1 or sign:
+        raise ConfigError("only --sealed takes several boards, and a key", hint="name one board")
     if discard and (delete or recipe_file):
         raise ConfigError("--discard: fetches nothing", hint="give it alone")
     recipe = open_recipe(shipped.find(Path(recipe_file))) if recipe_file else None
-    with console.terminal() as report, device_at(board) as device:
+    with console.terminal() as report, device_at(boards[0]) as device:
         if discard:
-            show.discarded(board, rounds.discard(device), as_json=as_json)
+            show.discarded(boards[0], rounds.discard(device), as_json=as_json)
             return
         done = rounds.harvest(device, out, report, recipe, delete=delete)
     show.harvested(done, as_json=as_json)
+
+
+def _seal(path: Path, boards: list[str], sign: str, *, as_json: bool) -> None:
+    """Write the counters of one owner's boards under masks."""
+    from toolchain.rounds import counted, tally
+
+    if len(set(boards)) < len(boards):
+        raise ConfigError("a board is there twice", hint="name each board once")
+    key = signing.find_key(sign)
+    seat = tally.seat_in(path, key)
+    counted.check_names(seat.round.counters)
+    found: Counter[str] = Counter()
+    with console.terminal() as report:
+        for number, board in enumerate(boards, 1):
+            with device_at(board) as device:
+                found.update(counted.counted_on(device))
+            report.step("count", number, len(boards), "boards")
+    file = tally.seal(seat, counted.vector_of(found, seat.round.counters), key)
+    show.sealed(seat.owner, file, len(boards), as_json=as_json)
+
+
+@app.command("tally")
+def tally_verb(
+    round_file: Annotated[
+        Path, typer.Argument(metavar="ROUND", help="The round's file, such as tally.json.")
+    ],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILES", help="Sealed files; by default those beside the round."),
+    ] = None,
+    owners: Annotated[
+        Path | None,
+        typer.Option(
+            "--owners", metavar="KEYS", help="Begin a round: public SSH keys, a name behind each."
+        ),
+    ] = None,
+    least: Annotated[
+        int, typer.Option("--least", help="Owners that a sum must have.", min=LOWEST)
+    ] = LEAST,
+    joins: Annotated[
+        bool, typer.Option("--join", help="Take part: write your key for this round.")
+    ] = False,
+    sign: Sign = "",
+    as_json: AsJson = False,
+) -> None:
+    """Add up what boards of several owners have counted: nobody reads the counters of one owner."""
+    from toolchain.rounds import counted, tally
+    from toolchain.rounds import round_file as rounds
+
+    if sum((bool(files), owners is not None, joins)) > 1:
+        raise ConfigError("give sealed files, --owners or --join", hint="one of them, or nothing")
+    if owners:
+        made = rounds.begin(round_file, owners, counted.COUNTERS, least)
+        show.tally_round(made, round_file, as_json=as_json)
+    elif joins:
+        key = signing.find_key(sign)
+        counted.check_names(rounds.read_round(round_file).counters)
+        owner, file = tally.join(round_file, key)
+        show.joined(rounds.read_round(round_file), owner, file, as_json=as_json)
+    else:
+        show.tally(tally.open_sum(round_file, files or ()), as_json=as_json)
 
 
 @app.command()

@@ -102,6 +102,15 @@ def discard(device: Device) -> int:
     return int(device.call("forget")["forgotten"])
 
 
+def kinds_on(device: Device) -> dict[str, int]:
+    """Return kind of row → how many a board holds now; no text is kept of them."""
+    kinds: dict[str, int] = {}
+    for row in _fetched(device, None, _Seen()):
+        kind = str(row["kind"])
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return kinds
+
+
 def read_harvest(file: Path) -> list[Row]:
     """Return the rows of a harvest; raise ConfigError for a file that holds something else.
 

@@ -12,7 +12,17 @@ from toolchain.show.fleets import fleet_bench, fleet_rollback, fleet_status, rol
 from toolchain.show.line import deployed, exported, left, plan, schemes, walked
 from toolchain.show.measured import bench, calibrated, compared
 from toolchain.show.proofs import proof
-from toolchain.show.rounds import answers, discarded, harvested, labels, rounds_compared
+from toolchain.show.rounds import (
+    answers,
+    discarded,
+    harvested,
+    joined,
+    labels,
+    rounds_compared,
+    sealed,
+    tally,
+    tally_round,
+)
 from toolchain.show.sources import sources
 from toolchain.show.words import size
 
@@ -35,6 +45,7 @@ __all__ = [
     "fleet_status",
     "folder",
     "harvested",
+    "joined",
     "labels",
     "left",
     "mended",
@@ -45,9 +56,12 @@ __all__ = [
     "rounds_compared",
     "runtime",
     "schemes",
+    "sealed",
     "size",
     "sources",
     "status",
+    "tally",
+    "tally_round",
     "virtual_boards",
     "walked",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolchain import console
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from toolchain.rounds.compare import Round
     from toolchain.rounds.harvest import Harvest
     from toolchain.rounds.label import Answers, Labels
+    from toolchain.rounds.round_file import Round as TallyRound
+    from toolchain.rounds.tally import Tally
 
 
 def harvested(done: "Harvest", *, as_json: bool) -> None:
@@ -92,3 +95,46 @@ def rounds_compared(rounds: "Sequence[Round]", *, as_json: bool) -> None:
             cells = ("-" if value is None else form.format(value) for value in values)
             rows.append([words, *cells])
     console.show_table(("round", *(each.name for each in rounds)), rows)
+
+
+def tally_round(made: "TallyRound", path: Path, *, as_json: bool) -> None:
+    """Show a round of sealed tallies that begins."""
+    if as_json:
+        console.show_json({"file": str(path), "round": made.digest, "owners": list(made.owners)})
+        return
+    console.show_text(
+        f"{path}: {len(made.owners)} owners, {len(made.counters)} counters; a sum needs "
+        f"{made.least} owners. Each joins: demitasse tally {path} --join"
+    )
+
+
+def joined(asked: "TallyRound", owner: str, file: Path, *, as_json: bool) -> None:
+    """Show who takes part in a round, to the owner who joins it: it hides among them."""
+    from toolchain.rounds.round_file import fingerprint_of
+
+    if as_json:
+        console.show_json({"file": str(file), "owner": owner, "owners": asked.owners})
+        return
+    rows = [[name, fingerprint_of(line)] for name, line in sorted(asked.owners.items())]
+    console.show_table(("owner", "key"), rows)
+    console.show_text(
+        f"{file}: `{owner}` takes part. Your counters are hidden among owners that do not tell "
+        f"each other theirs: seal only if you know them to be different people"
+    )
+
+
+def sealed(owner: str, file: Path, boards: int, *, as_json: bool) -> None:
+    """Show that an owner's counters are sealed."""
+    if as_json:
+        console.show_json({"file": str(file), "owner": owner, "boards": boards})
+        return
+    console.show_text(f"{file}: the counters of {boards} boards of `{owner}`, sealed")
+
+
+def tally(done: "Tally", *, as_json: bool) -> None:
+    """Show a sum over owners."""
+    if as_json:
+        console.show_json(asdict(done))
+        return
+    rows = [[name, f"{count:,}"] for name, count in done.counters.items() if count]
+    console.show_table(("counter", f"of {len(done.owners)} owners"), rows)
