@@ -56,6 +56,28 @@ def test_requests_failures_and_waits_are_read_as_they_were_counted(counted: str)
         assert (limits["0.1"], limits["0.5"], limits["10"], limits["+Inf"]) == (1, 2, 3, 4)
 
 
+def test_questions_and_refusals_are_read_by_category_and_other_requests_are_not() -> None:
+    metrics = Metrics()
+    for path, status in (
+        ("/v1/chat/completions", 200),
+        ("/v1/chat/completions", 400),
+        ("/api/chat", 200),
+        ("/v1/models", 200),
+    ):
+        metrics.replied(path, status)
+    metrics.refused("question", ("hate", "self-harm/intent"))
+    metrics.refused("answer", ("hate",))
+    metrics.refused("question", ("hate",))
+    for port in served(metrics.text(waiting=0, temperature_c=None, labels={})):
+        seen = figures(port)
+        assert seen and seen["asked"] == 2
+        assert seen["refused"] == {
+            "question/hate": 2,
+            "question/self-harm/intent": 1,
+            "answer/hate": 1,
+        }
+
+
 @pytest.mark.parametrize(("text", "status"), [("no", 401), ("", 500)])
 def test_a_service_that_does_not_say_gives_nothing(text: str, status: int) -> None:
     for port in served(text, status):

@@ -14,7 +14,7 @@ from toolchain.cli.words import OUT, AsJson, Out, RecipeFile, Sign, app, device_
 from toolchain.errors import ConfigError
 from toolchain.line.walk import open_recipe
 from toolchain.rounds.embedder import embedder_of
-from toolchain.rounds.round_file import LEAST, LOWEST
+from toolchain.rounds.round_file import DAYS, LEAST, LOWEST
 
 HARVEST = Path("harvest.jsonl")
 ANSWERED = "answered.jsonl"
@@ -112,6 +112,7 @@ def tally_verb(
     least: Annotated[
         int, typer.Option("--least", help="Owners that a sum must have.", min=LOWEST)
     ] = LEAST,
+    days: Annotated[int, typer.Option("--days", help="Until a round closes.", min=1)] = DAYS,
     joins: Annotated[
         bool, typer.Option("--join", help="Take part: write your key for this round.")
     ] = False,
@@ -125,7 +126,7 @@ def tally_verb(
     if sum((bool(files), owners is not None, joins)) > 1:
         raise ConfigError("give sealed files, --owners or --join", hint="one of them, or nothing")
     if owners:
-        made = rounds.begin(round_file, owners, counted.COUNTERS, least)
+        made = rounds.begin(round_file, owners, counted.COUNTERS, least, days)
         show.tally_round(made, round_file, as_json=as_json)
     elif joins:
         key = signing.find_key(sign)

@@ -8,11 +8,12 @@ import json
 import re
 import secrets
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from device.manifest import ManifestError, read_bounded
 from device.manifest.signature import fingerprint, read_key
@@ -23,6 +24,8 @@ from toolchain.signing import SigningKey
 
 LEAST = 5
 """Least number of owners whose sum may be opened, unless a round says another."""
+DAYS = 7
+"""Days until a round closes, unless it says another number."""
 LOWEST = 3
 # Of two owners, each knows the other's counters when it knows the sum.
 MAX_OWNERS = 1 << 16
@@ -43,6 +46,10 @@ class Round(Frozen):
     counters: Annotated[tuple[Annotated[str, Field(max_length=80)], ...], Field(min_length=1)]
     owners: Annotated[dict[str, str], Field(max_length=MAX_OWNERS)]
     """Owner → SSH public key, its kind and its base64."""
+    closes: AwareDatetime
+    """Until when owners join and seal."""
+    # A file that comes late to a round that was given up would open its sum. Less the sum of the
+    # round in its place, that is one owner's counters.
 
     @property
     def digest(self) -> str:
@@ -51,7 +58,7 @@ class Round(Frozen):
         return sha256(content.encode()).hexdigest()
 
 
-def begin(path: Path, owners: Path, counters: Sequence[str], least: int) -> Round:
+def begin(path: Path, owners: Path, counters: Sequence[str], least: int, days: int) -> Round:
     """Write the file of a new round of the owners whose public SSH keys a file has, one a line."""
     if path.exists():
         raise ConfigError(f"{path}: there is a round already", hint="name another file")
@@ -62,6 +69,7 @@ def begin(path: Path, owners: Path, counters: Sequence[str], least: int) -> Roun
         least=least,
         counters=tuple(counters),
         owners=_owners_in(owners),
+        closes=(now() + timedelta(days=days)).replace(microsecond=0),
     )
     _check(path, made)
     try:
@@ -87,6 +95,20 @@ def read_round(path: Path) -> Round:
         ) from error
     _check(path, found)
     return found
+
+
+def now() -> datetime:
+    """Return the time by this computer's clock."""
+    return datetime.now(UTC)
+
+
+def refuse_closed(path: Path, asked: Round) -> None:
+    """Raise ConfigError for a round that has closed."""
+    if now() > asked.closes:
+        raise ConfigError(
+            f"{path.name}: the round closed at {asked.closes.isoformat()}",
+            hint="begin another round",
+        )
 
 
 def owner_of(asked: Round, key: SigningKey) -> str:

@@ -24,7 +24,7 @@ from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, BoardError, ConfigError, TrustError
 from toolchain.files import write_whole
 from toolchain.rounds import masks
-from toolchain.rounds.round_file import Hex, Round, key_of, owner_of, read_round
+from toolchain.rounds.round_file import Hex, Round, key_of, owner_of, read_round, refuse_closed
 from toolchain.rounds.statements import read_signed, write_signed
 from toolchain.signing import SigningKey
 
@@ -69,6 +69,7 @@ def join(path: Path, key: SigningKey) -> tuple[str, Path]:
     Return the owner's name and the file.
     """
     asked = read_round(path)
+    refuse_closed(path, asked)
     owner = owner_of(asked, key)
     secret_file = _secret_file(asked, owner)
     if _spent(secret_file).exists():
@@ -110,6 +111,7 @@ class Seat:
 def seat_in(path: Path, key: SigningKey) -> Seat:
     """Return the place of a key's owner; raise before anything is counted if it cannot seal."""
     asked = read_round(path)
+    refuse_closed(path, asked)
     owner = owner_of(asked, key)
     secret_file = _secret_file(asked, owner)
     if _spent(secret_file).exists():
@@ -184,7 +186,7 @@ def open_sum(path: Path, files: Sequence[Path] = ()) -> Tally:
         raise ArtifactError(
             f"{path.name}: {len(vectors)} of {len(asked.owners)} owners, "
             f"{_named(absent)} not sealed: only the sum of all can be opened",
-            hint="wait for them; if one never comes, begin another round without it",
+            hint="wait until it closes; then begin another round without those that did not come",
         )
     total = masks.summed(vectors.values())
     if len(rosters) > 1 or any(value >= MAX_COUNT * len(vectors) for value in total):

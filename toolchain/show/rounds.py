@@ -104,7 +104,8 @@ def tally_round(made: "TallyRound", path: Path, *, as_json: bool) -> None:
         return
     console.show_text(
         f"{path}: {len(made.owners)} owners, {len(made.counters)} counters; a sum needs "
-        f"{made.least} owners. Each joins: demitasse tally {path} --join"
+        f"{made.least} owners; it closes at {made.closes.isoformat()}. "
+        f"Each joins: demitasse tally {path} --join"
     )
 
 
@@ -128,7 +129,9 @@ def sealed(owner: str, file: Path, boards: int, *, as_json: bool) -> None:
     if as_json:
         console.show_json({"file": str(file), "owner": owner, "boards": boards})
         return
-    console.show_text(f"{file}: the counters of {boards} boards of `{owner}`, sealed")
+    console.show_text(
+        f"{file}: the counters of {boards} board{'s' * (boards > 1)} of `{owner}`, sealed"
+    )
 
 
 def tally(done: "Tally", *, as_json: bool) -> None:
