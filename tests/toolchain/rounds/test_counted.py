@@ -1,7 +1,6 @@
 """What a board has counted: its ring and its service, and no text of either."""
 
 import json
-import platform
 import socket
 import urllib.request
 from collections import Counter
@@ -13,10 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from device.feedback import FOLDER, Ring
-from device.manifest import BUNDLE_MANIFEST
 from tests.fakes.board import FakeConnection
-from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.bundles import make_bundle
 from tests.fakes.signers import make_key
+from tests.fakes.tiny_gguf import tiny_bundle
+from toolchain import runtime
+from toolchain.artifacts import Bundle, digest
 from toolchain.board.device import Device
 from toolchain.cli import app
 from toolchain.errors import BoardError, ConfigError
@@ -28,6 +29,13 @@ from toolchain.rounds.round_file import begin
 from toolchain.signing import find_key
 
 OWNERS = ("a", "b", "c")
+RECITAL = "tea"
+GOLDEN = {
+    "messages": [{"role": "user", "content": "how hot?"}],
+    "prompt_tokens": [257, *b"user\nhow hot?", 258, 10, 257, *b"assistant\n"],
+    "tokens": list(RECITAL.encode()),
+}
+"""What the tiny model gives."""
 
 
 @pytest.fixture
@@ -84,14 +92,21 @@ def test_options_that_contradict_each_other_are_refused(words: list[str], proble
 def test_the_counters_of_a_served_board_are_sealed_and_summed(
     board: FakeConnection, tmp_path: Path
 ) -> None:
-    runtime = make_runtime(tmp_path / "runtime", machine=platform.machine())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    bundle = make_bundle(tmp_path / "bundle")
-    assert (tmp_path / "bundle" / BUNDLE_MANIFEST).exists()
-    push(bundle, runtime, Device(board), Silent(), port=port, allow_unsigned=True)
-    content = json.dumps({"messages": [{"role": "user", "content": "how hot?"}]}).encode()
+    folder = tiny_bundle(tmp_path / "bundle", goldens=[GOLDEN], recites=RECITAL)
+    record = make_bundle(tmp_path / "other").record
+    bundle = Bundle(path=folder, record=record.model_copy(update={"digest": digest(folder)}))
+    push(
+        bundle,
+        runtime.for_this_computer(),
+        Device(board),
+        Silent(),
+        port=port,
+        allow_unsigned=True,
+    )
+    content = json.dumps({"messages": GOLDEN["messages"]}).encode()
     for _ in range(2):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/chat/completions", content):
             pass
