@@ -21,15 +21,12 @@ from device.child import Result, own_runtime, python_child
 from device.engine.base import Sampling, Timing
 from device.errors import DeviceError
 from device.facts import cpuinfo
-from device.manifest import GOLDENS, Manifest, ManifestError, read_manifest
+from device.manifest import GOLDENS, MIN_AGREEMENT, Manifest, ManifestError, read_manifest
 from device.manifest.moment import moment
 from device.sensors import Watch, now
 
 if TYPE_CHECKING:
     from device.model import Model
-
-MIN_AGREEMENT = 0.9
-"""Minimum share of the goldens' tokens that a board with other arithmetic must predict."""
 
 
 def check(argv: list[str]) -> int:

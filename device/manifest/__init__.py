@@ -46,6 +46,7 @@ from device.manifest.fields import ManifestError as ManifestError
 from device.manifest.files import EMBEDDER as EMBEDDER
 from device.manifest.files import GOLDENS as GOLDENS
 from device.manifest.files import KNOWLEDGE as KNOWLEDGE
+from device.manifest.files import MIN_AGREEMENT as MIN_AGREEMENT
 from device.manifest.files import TEMPLATE as TEMPLATE
 from device.manifest.files import TOKENIZER as TOKENIZER
 from device.manifest.files import File as File

@@ -16,6 +16,8 @@ from device.manifest.reading import stream_of
 TEMPLATE = "chat_template.jinja"
 TOKENIZER = "tokenizer.json"
 GOLDENS = "goldens.jsonl"
+MIN_AGREEMENT = 0.9
+"""Minimum share of the goldens\' tokens that a board with other arithmetic must predict."""
 KNOWLEDGE = "knowledge.db"
 EMBEDDER = "embedder.gguf"
 _DIGEST = re.compile(r"[0-9a-f]{64}")

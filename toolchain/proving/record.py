@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from device.manifest import MIN_AGREEMENT
 from toolchain.config import Frozen
 
 MAX_SAMPLES = 10_000
@@ -78,11 +79,17 @@ class Identity(Frozen):
 class Goldens(Frozen):
     """How the model gave its golden answers."""
 
-    count: Count
+    count: Annotated[int, Field(ge=1, le=10**6)]
     exact: bool | None
     """Whether every token was equal; False where this processor rounds otherwise."""
     agreement: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the tokens that it predicts, where they were not compared for equality."""
+
+    @model_validator(mode="after")
+    def _are_right(self) -> "Goldens":
+        if not self.exact and (self.agreement or 0.0) < MIN_AGREEMENT:
+            raise ValueError("goldens that differ are no proof")
+        return self
 
 
 class Row(Frozen):

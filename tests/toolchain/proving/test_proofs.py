@@ -151,6 +151,8 @@ def test_a_signature_for_another_purpose_is_no_proof(file: Path, key: Path) -> N
         (("rows", 0, "test"), "rm -rf", "`rows.0.test`: string should match pattern"),
         (("rows", 0, "median_ts"), 1e300, "`rows.0.median_ts`: input should be less than"),
         (("heat", "throttled"), ["<b>"], "`heat.throttled.0`: string should match pattern"),
+        (("goldens", "count"), 0, "`goldens.count`: input should be greater than or equal to 1"),
+        (("goldens", "exact"), False, "`goldens`: value error, goldens that differ are no proof"),
         (("goldens", "agreement"), 2, "`goldens.agreement`: input should be less than or equal"),
     ],
 )
