@@ -111,7 +111,7 @@ def test_a_record_that_was_changed_is_no_proof(
     with pytest.raises(TrustError) as caught:
         read(file)
     assert str(caught.value) == (
-        "proof.json: a signature of other bytes: the record was changed after it was signed"
+        "proof.json: a signature of other bytes: the proof was changed after it was signed"
     )
 
 

@@ -15,7 +15,7 @@ from toolchain.cli import app
 from toolchain.errors import ArtifactError, BoardError, ConfigError, ToolchainError, TrustError
 from toolchain.rounds import masks, round_file
 from toolchain.rounds.round_file import begin, read_round
-from toolchain.rounds.statements import NAMESPACE
+from toolchain.rounds.statements import FORM
 from toolchain.rounds.tally import MAX_COUNT, file_of, join, open_sum, seal, seat_in
 from toolchain.signing import SigningKey, find_key
 
@@ -58,7 +58,7 @@ def signed(file: Path, key: SigningKey, **changes: object) -> None:
     statement = json.loads(file.read_text())["statement"] | changes
     content = json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
     assert key.file
-    signature = sign(content, key.file, NAMESPACE).decode()
+    signature = sign(content, key.file, FORM.namespace).decode()
     file.write_text(json.dumps({"statement": statement, "signature": signature}))
 
 
@@ -116,7 +116,8 @@ def test_a_changed_byte_is_refused(sealed: Path) -> None:
     with pytest.raises(TrustError) as refused:
         open_sum(sealed)
     assert refused.value.message == (
-        "tally.cafe.sealed: a signature of other bytes: it was changed after it was signed"
+        "tally.cafe.sealed: a signature of other bytes: "
+        "the statement was changed after it was signed"
     )
 
 
