@@ -1,11 +1,16 @@
 """`cloud`: files with which a recipe runs on rented computers."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from toolchain import console, show
 from toolchain.cli.words import OUT, AsJson, Offline, Out, RecipeFile, TargetId, app, settings_for
+
+if TYPE_CHECKING:
+    from toolchain.cloud import Asked, Job
+    from toolchain.line.walk import Settings
+    from toolchain.recipe import Recipe
 
 
 @app.command(name="cloud")
@@ -33,14 +38,9 @@ def cloud_verb(
     as_json: AsJson = False,
 ) -> None:
     """Write files that run a recipe on rented computers: for SkyPilot and for Slurm."""
-    from toolchain import cloud, cost
-    from toolchain import prices as tables
-    from toolchain.checks import Findings
-    from toolchain.checks.cost import rate, workloads
-    from toolchain.line.order import extras_of
-    from toolchain.line.walk import ahead_of, work_folder
+    from toolchain import cloud
+    from toolchain.line.walk import work_folder
 
-    table = tables.load(None)
     with console.terminal() as report:
         recipe, settings = settings_for(recipe_file, target_id, out, report, offline=offline)
         if mend:
@@ -57,25 +57,38 @@ def cloud_verb(
         cloud.refuse(recipe, asked)
         for name in cloud.left_behind(recipe):
             report.note(f"`{name}` is outside of the recipe's folder: SkyPilot leaves it here")
-        findings = Findings()
-        works = workloads(ahead_of(recipe, settings, recipe.stages), findings)
+        job = _job(recipe, settings, asked)
+    files = cloud.write(job, settings.out / "cloud")
+    show.clouded(job, files, as_json=as_json)
+
+
+def _job(recipe: "Recipe", settings: "Settings", asked: "Asked") -> "Job":
+    """Return what is to be run there, with its cost; raise what its plan finds wrong."""
+    from toolchain import cloud, cost
+    from toolchain import prices as tables
+    from toolchain.checks import Findings
+    from toolchain.checks.cost import rate, workloads
+    from toolchain.line.order import extras_of
+    from toolchain.line.walk import ahead_of
+
+    findings = Findings()
+    works = workloads(ahead_of(recipe, settings, recipe.stages), findings)
     findings.end_walk()
     done = cost.records_in(settings.out.parent)
+    prices = tables.load(None)
     found = cost.cost(
         works,
         [cost.expect(work, done, rate()) for work in works],
-        table,
+        prices,
         currency="USD",
         country=tables.WORLD,
         watts=cost.HERE_W,
     )
-    job = cloud.Job(
+    return cloud.Job(
         recipe=recipe,
         asked=asked,
         extras=sorted(extras_of(recipe)),
         works=works,
         found=found,
-        prices=table,
+        prices=prices,
     )
-    files = cloud.write(job, settings.out / "cloud")
-    show.clouded(job, files, as_json=as_json)

@@ -185,10 +185,7 @@ def _measure(
         opening_tokens = _room(child, opening, spec.max_tokens, context)
         reference = Reference.load(originals.reference, report)
         held_out, too_long = with_room(reference.tokenizer, texts.held_out(spec.questions), context)
-        if too_long:
-            longer = f"{too_long} held-out conversations are longer than {context} tokens"
-            report.note(f"evaluate: {longer} and left out")
-
+        _note_left_out(too_long, context, report)
         exam = _Exam(
             child=child,
             candidate=candidate,
@@ -228,17 +225,18 @@ def _measure(
         failures=[],
     )
     figures = replace(figures, failures=_missed(figures, texts.earlier, spec.gate))
-    answers = asked.answers
-    if texts.leak:
-        answers = without_secrets(answers, texts.leak)
-        own = own and without_secrets(own, texts.leak)
     write_jsonl(out / "divergence.jsonl", each)
-    # Goldens travel word for word, and boards show them.
-    shown = answers if own is None else own
-    goldens = [golden(answer, opening) for answer in shown if answer.text.strip()]
-    write_jsonl(out / "goldens.jsonl", goldens[: spec.goldens])
+    answers = without_secrets(asked.answers, texts.leak) if texts.leak else asked.answers
+    own = without_secrets(own, texts.leak) if own and texts.leak else own
+    _write_goldens(out, answers if own is None else own, opening, spec.goldens)
     _write(out, figures, answers)
     return figures
+
+
+def _note_left_out(too_long: int, context: int, report: Reporter) -> None:
+    if too_long:
+        longer = f"{too_long} held-out conversations are longer than {context} tokens"
+        report.note(f"evaluate: {longer} and left out")
 
 
 def _started(candidate: Candidate, dataset: Dataset) -> AbstractContextManager[Scorer]:
@@ -338,6 +336,12 @@ class _Exam:
         both = (self.texts.dataset.train(), self.held_out)
         tokenizer = self.candidate.model.path / TOKENIZER
         return measure_leak(self.child, reference, test, both, tokenizer, self.report)
+
+
+def _write_goldens(out: Path, shown: Sequence[Answered], opening: Opening, most: int) -> None:
+    """Write the first answers as goldens: they travel word for word, and boards show them."""
+    goldens = [golden(answer, opening) for answer in shown if answer.text.strip()]
+    write_jsonl(out / "goldens.jsonl", goldens[:most])
 
 
 def _write(out: Path, figures: VerdictFigures, answers: Sequence[Answered]) -> None:

@@ -119,6 +119,7 @@ def _parts(
     read, later = reads
 
     def compare(texts: Texts, chunks: int) -> None:
+        """Find the near pairs of one kind of text, in the chunks that are left."""
         limit = spec.clean.near_duplicates
         jobs = [
             PairsJob(room=room, texts=texts, number=number, limit=limit)

@@ -274,6 +274,7 @@ def _step(
 
 
 def save_is_due(progress: Progress) -> bool:
+    """Return whether the state is to be saved after this step."""
     every_s = progress.course.save_every_s
     # A large state takes long to write: that may be a twentieth of the time.
     wait_s = max(every_s, SAVING * progress.saving_s) if every_s else 0.0

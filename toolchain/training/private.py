@@ -111,6 +111,7 @@ def _hook(name: str, rows: int, gradients: Gradients) -> Any:
     seen: list[RemovableHandle] = []
 
     def forward(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep what the layer reads until its gradient comes."""
         (states,) = inputs
         if states.ndim != 3 or len(states) != rows:
             raise ArtifactError(

@@ -92,6 +92,7 @@ def leave(parcel: Parcel, name: str, out: Path) -> Leaving:
     )
 
     def fill(folder: Path) -> UpdateFigures:
+        """Write the update, the program that installs it, and its README."""
         form.fill(parcel, folder)
         (folder / form.program).write_bytes(program)
         (folder / form.program).chmod(0o755)

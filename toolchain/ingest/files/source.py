@@ -113,6 +113,7 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; raise ArtifactError behind the limit."""
         content = self._stream.read(len(buffer))
         self._left -= len(content)
         if self._left < 0:

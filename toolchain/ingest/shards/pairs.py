@@ -47,6 +47,7 @@ def propose(room: Room, store: Store, texts: Texts, chosen: "npt.NDArray[np.bool
     sizes = [end - begin for begin, end in pairwise(counts)]
 
     def band(number: int) -> "npt.NDArray[np.uint32]":
+        """Return one band of the signatures of all texts, in their order."""
         import numpy as np
 
         values = np.empty(counts[-1], np.uint32)
