@@ -29,20 +29,23 @@ _NO_LOCKS = {errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS}
 
 @contextmanager
 def locked(folder: Path, report: Reporter) -> Iterator[None]:
-    """Hold a work folder, made if it is missing; say which process holds it, and wait for it."""
+    """Hold a work folder; say which process holds it, and wait for it.
+
+    A folder that is missing is made, and removed again if nothing was put into it.
+    """
+    is_new = not folder.exists()
+    handle = _opened(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        problem = f"{folder}: cannot be used as a work folder: {(error.strerror or '').lower()}"
-        raise ConfigError(problem, hint="name another one with --out") from error
-    try:
-        about = os.fstat(handle)
-        place = (about.st_dev, about.st_ino)
-        if place in _held:
+        if _place(handle) in _held:
             yield
             return
         _wait(handle, folder, report)
+        while not os.fstat(handle).st_nlink:  # whoever held it has removed it
+            os.close(handle)
+            handle = _opened(folder)
+            _wait(handle, folder, report)
+
+        place = _place(handle)
         _held.add(place)
         try:
             _write_holder(folder)
@@ -50,9 +53,27 @@ def locked(folder: Path, report: Reporter) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 (folder / HOLDER).unlink()
+                if is_new:
+                    folder.rmdir()
             _held.discard(place)
     finally:
         os.close(handle)  # and with it the lock
+
+
+def _opened(folder: Path) -> int:
+    """Return a handle of a folder, made if it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        problem = f"{folder}: cannot be used as a work folder: {(error.strerror or '').lower()}"
+        raise ConfigError(problem, hint="name another one with --out") from error
+
+
+def _place(handle: int) -> tuple[int, int]:
+    """Return device and inode of an open folder."""
+    about = os.fstat(handle)
+    return about.st_dev, about.st_ino
 
 
 def _wait(handle: int, folder: Path, report: Reporter) -> None:

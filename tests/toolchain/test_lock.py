@@ -119,3 +119,26 @@ def test_ctrl_c_says_how_to_go_on_and_a_dry_run_waits_for_nobody(tmp_path: Path)
     assert said.startswith("error: stopped by Ctrl-C")
     words = " ".join(command[3:])
     assert said.endswith(f"hint: what is finished is kept; go on with: demitasse {words}\n")
+
+
+def test_a_new_folder_that_stays_empty_is_removed_and_whoever_waited_has_one(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "out"
+    child, report, entered = holder(folder), Recorder(), threading.Event()
+
+    def second() -> None:
+        with locked(folder, report):
+            (folder / "a").write_text("kept")
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert not entered.wait(1.0)
+    child.communicate("")
+    thread.join(timeout=120)
+    assert entered.is_set()
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    with locked(tmp_path / "empty", Silent()):
+        pass
+    assert not (tmp_path / "empty").exists()
