@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.mutation_check import NOWHERE, mutations, survives
+from scripts.mutation_check import NOWHERE, ROOT, mutations, survives
 from tests.conftest import Rounds
 
 LISTED = mutations()
@@ -12,6 +12,17 @@ LISTED = mutations()
 
 def test_every_line_that_the_table_names_is_there_once() -> None:
     assert [each.name for each in LISTED if each.line == NOWHERE] == []
+
+
+def test_every_test_that_the_table_names_is_there() -> None:
+    missing = []
+    for mutation in LISTED:
+        file, _, name = mutation.test.partition("::")
+        path = ROOT / file
+        function = f"def {name.rpartition('::')[2].partition('[')[0]}("
+        if not path.exists() or (name and function not in path.read_text(encoding="utf-8")):
+            missing.append(mutation.test)
+    assert missing == []
 
 
 @pytest.mark.slow
