@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from toolchain.config import line_of
 from toolchain.errors import ToolchainError, all_of
 from toolchain.progress import SILENT, Reporter
 from toolchain.recipe import QuantizeSpec, Recipe
@@ -69,6 +70,11 @@ class Ahead:
     def file(self) -> str:
         """Name of the recipe's file; messages begin with it."""
         return f"{self.recipe.id}.toml"
+
+    def place(self, parents: list[str], key: str) -> str:
+        """Return where a key stands in the recipe: its file, with the line if it is there."""
+        line = line_of(self.recipe.text(), parents, key)
+        return f"{self.file}:{line}" if line else self.file
 
     def walks(self, *stages: str) -> list[str]:
         """Return which of these stages are walked, in the walk's order."""

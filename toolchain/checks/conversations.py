@@ -10,7 +10,6 @@ from device.manifest.tool_calls import GENERIC_IN_QUESTION, for_template
 from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base, Bases
 from toolchain.checks.rendering import MAX_BYTES, Job, Refused, Unrendered, count_tokens, render
-from toolchain.config import line_of
 from toolchain.cost import CHARACTERS_PER_TOKEN
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.ingest import Parts, Row
@@ -99,8 +98,7 @@ def _refused_opening(ahead: Ahead, parts: Parts, base: Base) -> list[ToolchainEr
 
     spec = ahead.recipe.data
     key = "system" if spec.system else "documents" if spec.documents else "turns"
-    line = line_of(ahead.recipe.text(), ["data"], key)
-    where = f"{ahead.file}:{line}" if line else ahead.file
+    where = ahead.place(["data"], key)
     problem = f"{where}: data: {key}: the model's chat template refuses it: {answer}"
     hint = "leave it out, or say it in the first question" if key != "turns" else ""
     return [ConfigError(problem, hint=hint)]

@@ -2,7 +2,6 @@
 
 from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base
-from toolchain.config import line_of
 from toolchain.errors import ConfigError
 
 
@@ -15,12 +14,10 @@ def look(ahead: Ahead, base: Base, findings: Findings) -> None:
     if type(width) is not int:
         return
 
-    recipe = ahead.recipe
-    specs = {"tune": recipe.tune, "align": recipe.align}
+    specs = {"tune": ahead.recipe.tune, "align": ahead.recipe.align}
     for stage in ahead.walks("tune", "align"):
         spec = specs[stage]
         if spec and spec.r > width:
-            line = line_of(recipe.text(), [stage], "r")
-            where = f"{ahead.file}:{line}" if line else ahead.file
+            where = ahead.place([stage], "r")
             problem = f"{where}: {stage}: r: {spec.r:,} is more than the model's width, {width:,}"
             findings.errors.append(ConfigError(problem, hint="usual ranks are 8 to 64"))

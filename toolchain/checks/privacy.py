@@ -8,7 +8,6 @@ protected in.
 from collections.abc import Iterator
 
 from toolchain.checks import Ahead, Findings
-from toolchain.config import line_of
 from toolchain.errors import ConfigError
 from toolchain.ingest import Parts
 from toolchain.ingest.split import plain_key, question_key
@@ -53,8 +52,7 @@ def look(ahead: Ahead, parts: Parts | None, findings: Findings) -> None:
         return
     for fault in _faults(ahead, parts):
         table, _, key = fault.key.rpartition(".")
-        line = line_of(recipe.text(), table.split(".") if table else [], key)
-        where = f"{ahead.file}:{line}" if line else ahead.file
+        where = ahead.place(table.split(".") if table else [], key)
         problem = f"{where}: {fault.key.replace('.', ': ')}: not with `[tune.privacy]`: "
         findings.errors.append(ConfigError(problem + fault.problem, hint=fault.remedy))
     if parts and ahead.walks("tune"):

@@ -1,21 +1,24 @@
 """Tools in the data that no board would take: refused before a model is trained on them."""
 
 import json
+from itertools import chain
 
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError
 from toolchain.ingest import Parts
-from toolchain.ingest.entries import Entry
+from toolchain.ingest.entries import Entry, Tools
 from toolchain.tools.board_tools import problems
 
 
 def look(ahead: Ahead, parts: Parts, findings: Findings) -> None:
     """Add the tools that the board refuses in a request, each list once, with its place."""
     lists: dict[str, Entry] = {}
-    for side in (parts.held_out, parts.train):
-        for entry in side:
-            if entry.tools:
-                lists.setdefault(json.dumps(entry.tools), entry)
+    last: Tools = ()
+    for entry in chain(parts.held_out, parts.train):
+        # Entries of a shard share one object: it is written as JSON once, not a million times.
+        if entry.tools and entry.tools is not last:
+            last = entry.tools
+            lists.setdefault(json.dumps(last), entry)
     if not lists:
         return
 

@@ -68,12 +68,7 @@ def join(path: Path, key: SigningKey) -> tuple[str, Path]:
 
     Return the owner's name and the file.
     """
-    asked = read_round(path)
-    refuse_closed(path, asked)
-    owner = owner_of(asked, key)
-    secret_file = _secret_file(asked, owner)
-    if _spent(secret_file).exists():
-        raise _sealed_already(path, owner)
+    asked, owner, secret_file = _part_in(path, key)
 
     secret_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
@@ -110,12 +105,7 @@ class Seat:
 
 def seat_in(path: Path, key: SigningKey) -> Seat:
     """Return the place of a key's owner; raise before anything is counted if it cannot seal."""
-    asked = read_round(path)
-    refuse_closed(path, asked)
-    owner = owner_of(asked, key)
-    secret_file = _secret_file(asked, owner)
-    if _spent(secret_file).exists():
-        raise _sealed_already(path, owner)
+    asked, owner, secret_file = _part_in(path, key)
     if not secret_file.exists():
         raise ConfigError(
             f"{path.name}: `{owner}` has not joined this round here",
@@ -282,6 +272,20 @@ def _take(secret_file: Path, seat: Seat) -> bytes:
     secret = spent.read_bytes()
     write_whole(spent, "")
     return secret
+
+
+def _part_in(path: Path, key: SigningKey) -> tuple[Round, str, Path]:
+    """Return a round that is open, the key's owner, and where the owner's secret lies.
+
+    Raise if the owner has sealed already.
+    """
+    asked = read_round(path)
+    refuse_closed(path, asked)
+    owner = owner_of(asked, key)
+    secret_file = _secret_file(asked, owner)
+    if _spent(secret_file).exists():
+        raise _sealed_already(path, owner)
+    return asked, owner, secret_file
 
 
 def _secret_file(asked: Round, owner: str) -> Path:
