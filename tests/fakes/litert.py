@@ -6,6 +6,7 @@ from typing import Any
 from tests.toolchain.quantize.conftest import LABEL, checkpoint
 from toolchain.artifacts import ModelFile
 from toolchain.progress import Silent
+from toolchain.quantize.gguf import NOTHING, Additions
 from toolchain.quantize.tflite import quantize
 from toolchain.recipe import QuantizeSpec
 
@@ -19,9 +20,16 @@ def quantized_tflite(
     prefill: tuple[int, ...] = (16, 64),
     report: Any = None,
     adapter: Path | None = None,
+    additions: Additions = NOTHING,
+    **spec: Any,
 ) -> ModelFile:
     """Quantize a model folder to TFLite."""
-    spec = QuantizeSpec(tflite_scheme=scheme, prefill=prefill)
     return quantize(
-        checkpoint(folder, adapter), spec, LABEL, out, report or Silent(), context=context
+        checkpoint(folder, adapter),
+        QuantizeSpec(tflite_scheme=scheme, prefill=prefill, **spec),
+        LABEL,
+        out,
+        report or Silent(),
+        context=context,
+        additions=additions,
     )

@@ -204,11 +204,13 @@ def _quantize_tflite(flow: Flow, spec: QuantizeSpec, out: Path) -> ModelFile:
         flow.report,
         context=flow.recipe.package.context,
         litertlm=spec.litertlm and runs_on(flow.settings.target),
+        additions=_additions(flow, spec, is_chosen=_tflite_is_chosen(spec)),
     )
 
 
 def _plan_tflite(spec: QuantizeSpec) -> str:
-    return f"{spec.tflite_scheme} as tflite"
+    learned = ", codes learned in the format" if _tflite_is_chosen(spec) else ""
+    return f"{spec.tflite_scheme} as tflite{learned}"
 
 
 def _check_tflite(spec: QuantizeSpec) -> None:
@@ -220,12 +222,18 @@ def _check_tflite(spec: QuantizeSpec) -> None:
 def _is_tflite_scheme(name: str) -> bool:
     from toolchain.quantize.tflite.schemes import SCHEMES
 
-    return name in SCHEMES
+    return name.removesuffix(LEARNED) in SCHEMES
 
 
 def _tflite_with_scheme(spec: QuantizeSpec, name: str) -> QuantizeSpec:
-    changes = {"tflite_scheme": name, "formats": ("tflite",), "litertlm": False}
-    return spec.model_copy(update=changes)
+    changed = _with_learnable(spec, name, "tflite", "tflite_scheme")
+    return changed.model_copy(update={"litertlm": False})
+
+
+def _tflite_is_chosen(spec: QuantizeSpec) -> bool:
+    from toolchain.quantize.tflite.schemes import learns
+
+    return learns(spec)
 
 
 def _tflite_runtime(report: Reporter) -> Path:
@@ -368,7 +376,7 @@ FORMATS: dict[str, Format] = {
         check=_check_tflite,
         has_scheme=_is_tflite_scheme,
         with_scheme=_tflite_with_scheme,
-        chooses=lambda spec: False,
+        chooses=_tflite_is_chosen,
         runtime=_tflite_runtime,
         inspect=_inspect_tflite,
         weigh=_weigh_tflite,

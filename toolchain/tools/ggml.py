@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from toolchain.errors import ToolError
 
@@ -104,6 +104,12 @@ def quantize_rows(
     )
     if written != size or not library.ggml_validate_row_data(Type(kind), out.ctypes.data, size):
         raise ValueError(f"a weight is too large for {Type(kind).name}")
+
+
+Pack: TypeAlias = (
+    "Callable[[Type, NDArray[np.float32], NDArray[np.float32] | None], NDArray[np.uint8]]"
+)
+"""Type, rows [rows, columns] and weights of their columns' errors → the rows' bytes."""
 
 
 def pack(

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from device.manifest.gguf import Header, read_header
+from tests.fakes import stock_litert
+from tests.fakes.litert import quantized_tflite
 from tests.fakes.models import TEXTS, tiny_llama, tiny_qwen2
+from tests.fakes.onnx_files import forced_logits, quantized_onnx
 from tests.toolchain.quantize.conftest import (
     LABEL,
     checkpoint,
@@ -23,8 +26,11 @@ from toolchain.quantize.gguf import Additions, quantize
 from toolchain.quantize.learned import in_format, network
 from toolchain.quantize.learned.network import Divergence
 from toolchain.recipe import InFormatSpec, QuantizeSpec
+from toolchain.training.examples import Example
 
 SHAPE: dict[str, Any] = {"hidden": 256, "intermediate": 256, "layers": 1}
+READ = 16
+"""Tokens that one call reads at once."""
 QUICK = InFormatSpec(tokens=2500, batch_size=4, learning_rate=3e-3)
 
 
@@ -44,13 +50,15 @@ LESSONS, TRIALS = (
 )
 
 
+ADDITIONS = Additions(lessons=LESSONS, trials=TRIALS, calibration=("\n".join(TEXTS) * 8,))
+
+
 def made(
     folder: Path, out: Path, *, scheme: str = "Q4_0", spec: InFormatSpec | None = QUICK, **more: Any
 ) -> ModelFile:
-    additions = Additions(lessons=LESSONS, trials=TRIALS, calibration=("\n".join(TEXTS) * 8,))
     asked = QuantizeSpec(scheme=scheme, importance=True, distill=spec)
     with one_thread():
-        return quantize(checkpoint(folder), asked, LABEL, out, Silent(), additions, **more)
+        return quantize(checkpoint(folder), asked, LABEL, out, Silent(), ADDITIONS, **more)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +112,40 @@ def test_the_engine_reads_what_was_learned(model: Path, pair: tuple[ModelFile, M
                 np.square(llama_cpp_logits(file, list(example.ids))[:-1][answer] - reference).sum()
             )
     assert away[0] < 0.9 * away[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_other_containers_hold_what_was_learned(model: Path, form: str, tmp_path: Path) -> None:
+    """The library that made each format computes with what was learned."""
+    away = []
+    for spec in (QUICK, None):
+        out = tmp_path / str(spec is None)
+        how: dict[str, Any] = {"additions": ADDITIONS, "importance": True, "distill": spec}
+        with one_thread():
+            if form == "onnx":
+                file = quantized_onnx(model, out, "int4_b32", **how).file
+            else:
+                file = quantized_tflite(model, out, "dynamic_wi4_afp32_block32", **how).file
+        away.append(sum(_away(model, file, example) for example in _examples(model)))
+    assert away[0] < 0.9 * away[1]
+
+
+def _examples(model: Path) -> list[Example]:
+    return list(network.encoded(model, LESSONS[:6], 512))
+
+
+def _away(model: Path, file: Path, example: Example) -> float:
+    """Return the squared distance of a file's logits from the model's, in answers."""
+    tokens = list(example.ids)
+    answer = np.array(example.labels[1:])[READ:] != IGNORED
+    assert answer.any()
+    reference = hugging_face_logits(model, tokens)[READ:-1][answer]
+    if file.suffix == ".onnx":
+        found = forced_logits(file, tokens, READ)[READ:-1]
+    else:
+        found = stock_litert.teacher_forced(file, tokens, READ)[:-1]
+    return float(np.square(found[answer] - reference).sum())
 
 
 @pytest.mark.slow

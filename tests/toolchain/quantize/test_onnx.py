@@ -18,6 +18,7 @@ from tests.toolchain.quantize.conftest import Make, Recorder, config, hugging_fa
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.models.lora import Merged, read_lora
 from toolchain.models.weights import open_weights
+from toolchain.quantize.four_bits import Codes
 from toolchain.quantize.matrices import I4, Rows
 from toolchain.quantize.onnx.schemes import Packer, from_q4_0
 from toolchain.recipe import QuantizeSpec
@@ -72,7 +73,7 @@ def test_codes_and_scales_are_those_of_q4_0_in_another_order_of_nibbles() -> Non
 def test_learned_codes_are_stored_as_they_were_learned() -> None:
     rows = np.random.default_rng(4).standard_normal((6, 64)).astype(np.float32)
     learned = ggml.pack(ggml.Type.Q4_0, rows * 2)
-    packer = Packer(learned={"w": learned})
+    packer = Packer(codes=Codes(learned={"w": learned}))
     kept = packer.pack(Rows(origin="w", first=2, type=I4, values=rows[2:4]))
     other = packer.pack(Rows(origin="v", first=2, type=I4, values=rows[2:4]))
     expected = from_q4_0(ggml.pack(ggml.Type.Q4_0, rows[2:4] * 2))
@@ -86,7 +87,7 @@ def test_importance_decides_which_columns_are_rounded_well() -> None:
     weights = np.where(np.arange(32) < 4, 1000.0, 1.0).astype(np.float32)
     plain, weighed = (
         from_q4_0(
-            Packer(importance=importance)._blocks(Rows(origin="w", first=0, type=I4, values=rows))
+            Codes(importance=importance).blocks(Rows(origin="w", first=0, type=I4, values=rows))
         )
         for importance in ({}, {"w": weights})
     )

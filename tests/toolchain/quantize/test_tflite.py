@@ -18,7 +18,8 @@ from tests.toolchain.quantize.conftest import Make, Recorder, config, hugging_fa
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.models.lora import Merged, read_lora
 from toolchain.models.weights import open_weights
-from toolchain.quantize.tflite.schemes import PACKERS
+from toolchain.quantize.matrices import Rows
+from toolchain.quantize.tflite.schemes import Packer
 
 SCHEMES = {"fp32": 32.0, "fp16": 16.0, "dynamic_wi8_afp32": 8.1, "dynamic_wi4_afp32_block32": 5.3}
 """Scheme → bits per weight of the tiny model, at most."""
@@ -70,7 +71,8 @@ def test_a_scheme_computes_with_the_weights_that_its_definition_gives(
 
 def test_rows_of_zeros_stay_zeros() -> None:
     for kind in ("INT8", "INT4"):
-        weights, scales = PACKERS[kind](np.zeros((2, 64), np.float32))
+        rows = Rows(origin="w", first=0, type=kind, values=np.zeros((2, 64), np.float32))
+        weights, scales = Packer().pack(rows)
         assert not weights.any()
         assert np.isfinite(scales.view(np.float32 if kind == "INT8" else np.float16)).all()
 

@@ -23,7 +23,7 @@ from toolchain.quantize.learned.grids import Grid
 from toolchain.quantize.learned.network import Divergence, Judge
 from toolchain.recipe import InFormatSpec
 from toolchain.tools import ggml
-from toolchain.tools.ggml import Type
+from toolchain.tools.ggml import Pack, Type
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +60,8 @@ class Lesson:
     """Conversations that decide whether the learned file ships."""
     spec: InFormatSpec
     seed: int
+    pack: Pack = ggml.pack
+    """Rounds rows to a type: the control, and what learning starts from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +162,7 @@ def _can_be_learned(source: Source, lesson: Lesson) -> bool:
 def _round(source: Source, student: Any, lesson: Lesson) -> "NDArray[np.uint8]":
     """Round a matrix as the file without distillation holds it, in the student too."""
     kind = lesson.kinds[source.name]
-    packed = ggml.pack(
+    packed = lesson.pack(
         kind, network.rows_of(student, source.origin), lesson.importance.get(source.name)
     )
     network.put(student, source.origin, kind, packed)

@@ -6,15 +6,13 @@ reason to refuse a model is checked before the first weight is read.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from device.manifest.external import data_name
-from toolchain.artifacts import RESUME, Checkpoint, Figures, ModelFile, Work, keep
+from toolchain.artifacts import Checkpoint, Figures, ModelFile, Work, keep
 from toolchain.config import Frozen
-from toolchain.errors import ConfigError
 from toolchain.figures import ModelFigures
 from toolchain.files import whole_file
 from toolchain.models.architecture import Model, read_architecture
@@ -22,8 +20,9 @@ from toolchain.models.config_defaults import read_config
 from toolchain.models.lora import Lora, Merged
 from toolchain.models.weights import Weights, check_model_folder, open_weights
 from toolchain.progress import Reporter
+from toolchain.quantize import four_bits
 from toolchain.quantize.companions import Ends, read_ends, size_in_words, write_companions
-from toolchain.quantize.gguf import NOTHING, Additions, fitting, importance_of
+from toolchain.quantize.gguf import NOTHING, Additions, fitting
 from toolchain.quantize.gguf.metadata import ModelLabel, file_name
 from toolchain.quantize.matrices import Promise, write_matrices
 from toolchain.quantize.noted import note_of, refuse_longer
@@ -33,12 +32,6 @@ from toolchain.quantize.onnx.genai import write_genai_config
 from toolchain.quantize.onnx.schemes import LEARNABLE, Packer, Scheme, find_scheme, learns
 from toolchain.recipe import InFormatSpec, QuantizeSpec
 from toolchain.training.adapters import checkpoint_folder
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from toolchain.quantize.learned.in_format import Learned
 
 NOTE = "demitasse"
 """Name of the JSON metadata in the file, which stands for a GGUF header."""
@@ -87,7 +80,7 @@ def quantize(
     """
     find_scheme(spec.onnx_scheme)
     check_model_folder(checkpoint.path)
-    used = _used(additions, spec)
+    used = four_bits.used(additions, spec, in_blocks=spec.onnx_scheme == LEARNABLE)
     parameters = _Parameters(
         scheme=spec.onnx_scheme,
         context=context,
@@ -110,24 +103,6 @@ def quantize(
     )
 
     return ModelFile(path=out, record=record, fresh=fresh)
-
-
-def _used(additions: Additions, spec: QuantizeSpec) -> Additions:
-    """Return the additions that a scheme uses; others must not cause the work to be redone."""
-    if spec.onnx_scheme != LEARNABLE:
-        return NOTHING
-    if spec.importance and not (additions.importance or additions.calibration):
-        raise ConfigError(
-            "quantize: `importance` is set, but there is no text to collect it on",
-            hint="stage `ingest` gives the text",
-        )
-    if spec.distill and not additions.lessons:
-        raise ConfigError(
-            "quantize: distill: there are no conversations to learn on",
-            hint="stage `ingest` gives them",
-        )
-    # A budget of `quantize.scheme` is a GGUF's: its trials are nothing to this file.
-    return additions.only_for(spec.model_copy(update={"scheme": "Q4_0"}))
 
 
 def _build(
@@ -170,64 +145,19 @@ def _write(file: Path, source: _Source, additions: Additions, report: Reporter) 
     )
     data = file.with_name(data_name(file.name))
     blueprint = decoder.blueprint(data.name)  # refuses before anything is learned
-    packer, vectors, more = _prepared(source, additions, file.parent, report)
-    if vectors:
-        blueprint = replace(decoder, vectors=vectors).blueprint(data.name)
+    opened = four_bits.Opened(
+        folder=source.folder, model=source.model, lora=source.lora, distill=parameters.distill
+    )
+    codes, more = four_bits.prepare(opened, additions, file.parent, report)
+    if codes.vectors:
+        blueprint = replace(decoder, vectors=codes.vectors).blueprint(data.name)
 
     promises = blueprint.promises()
-    _write_data(data, blueprint, source, packer, report)
+    _write_data(data, blueprint, source, Packer(codes=codes), report)
     with whole_file(file) as part:
         part.write_bytes(blueprint.serialized({NOTE: json.dumps(_note(source), sort_keys=True)}))
 
     return _figures(file, data, source, promises) | more
-
-
-def _prepared(
-    source: _Source, additions: Additions, out: Path, report: Reporter
-) -> "tuple[Packer, dict[str, NDArray[np.float32]], Figures]":
-    """Return how rows become bytes, the learned vectors, and figures of what was learned."""
-    matrix = importance_of(additions, source.folder, source.model, source.lora, out, report)
-    weighed = matrix.weights() if matrix else {}
-    origins = {each.name: each.origin for each in source.model.tensors if each.origin}
-    by_origin = {origins[name]: values for name, values in weighed.items() if name in origins}
-    chunks: Figures = {"importance_chunks": matrix.chunks if matrix else 0}
-    if not source.parameters.distill:
-        return Packer(importance=by_origin), {}, chunks
-
-    learned, figures = _learned(source, additions, weighed, out, report)
-    packer = Packer(importance=by_origin, learned=learned.packed if learned else {})
-    vectors = dict(learned.vectors) if learned else {}
-    return packer, vectors, chunks | {"distillation": figures}
-
-
-def _learned(
-    source: _Source,
-    additions: Additions,
-    weighed: "Mapping[str, NDArray[np.float32]]",
-    out: Path,
-    report: Reporter,
-) -> "tuple[Learned | None, Figures]":
-    """Return what was learned on the grid of Q4_0, which is this scheme's too, and its figures."""
-    from toolchain.quantize.learned.in_format import Lesson, learn
-    from toolchain.tools.ggml import Type
-
-    assert source.parameters.distill
-    kinds = {
-        each.name: Type.Q4_0 if each.origin and len(each.shape) > 1 else Type.F32
-        for each in source.model.tensors
-    }
-    lesson = Lesson(
-        folder=source.folder,
-        model=source.model,
-        lora=source.lora,
-        kinds=kinds,
-        importance=weighed,
-        lessons=additions.lessons,
-        trials=additions.trials,
-        spec=source.parameters.distill,
-        seed=additions.seed,
-    )
-    return learn(lesson, out / RESUME, report)
 
 
 def _write_data(

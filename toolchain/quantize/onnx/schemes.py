@@ -5,12 +5,12 @@ whole decoder. `int4_b32` has codes of 4 bits in blocks of 32 with a float32 sca
 the grid of llama.cpp's Q4_0, whose codes it holds unchanged in another order of nibbles.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from toolchain.config import closest
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.quantize.four_bits import Codes
 from toolchain.quantize.matrices import BITS, F16, F32, I4, Matrix, Packed, Promise, Rows
 from toolchain.quantize.onnx.blueprint import MICROSOFT, Blueprint, Value
 from toolchain.recipe import QuantizeSpec
@@ -159,10 +159,7 @@ def _in_blocks(matrix: Matrix) -> tuple[Promise, Promise]:
 class Packer:
     """Turns rows of the checkpoint into bytes of the data file."""
 
-    importance: "Mapping[str, NDArray[np.float32]]" = field(default_factory=dict)
-    """Weight of the errors of each column, by the tensor's name in the checkpoint."""
-    learned: "Mapping[str, NDArray[np.uint8]]" = field(default_factory=dict)
-    """Q4_0 blocks of tensors whose codes were learned, by the tensor's name in the checkpoint."""
+    codes: Codes = field(default_factory=Codes)
 
     def pack(self, rows: Rows) -> Packed:
         """Return the bytes of the weights and of their scales."""
@@ -172,16 +169,7 @@ class Packer:
             stored = rows.values.astype({F32: "<f4", F16: "<f2"}[rows.type], copy=False)
             return np.ascontiguousarray(stored).view(np.uint8), np.empty(0, np.uint8)
 
-        return from_q4_0(self._blocks(rows))
-
-    def _blocks(self, rows: Rows) -> "NDArray[np.uint8]":
-        from toolchain.tools import ggml
-
-        if rows.origin in self.learned:
-            size = ggml.row_bytes(ggml.Type.Q4_0, rows.values.shape[1])
-            first = rows.first * size
-            return self.learned[rows.origin][first : first + len(rows.values) * size]
-        return ggml.pack(ggml.Type.Q4_0, rows.values, self.importance.get(rows.origin))
+        return from_q4_0(self.codes.blocks(rows))
 
 
 def from_q4_0(packed: "NDArray[np.uint8]") -> Packed:

@@ -6,6 +6,7 @@ Every reason to refuse a model is checked before the first weight is read.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from toolchain.artifacts import Checkpoint, Figures, ModelFile, Work, keep
@@ -19,16 +20,26 @@ from toolchain.models.lora import Merged
 from toolchain.models.names import TOKENIZER
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.progress import Reporter
+from toolchain.quantize import four_bits
 from toolchain.quantize.companions import Ends, read_ends, size_in_words, write_companions
-from toolchain.quantize.gguf import fitting
+from toolchain.quantize.four_bits import Codes
+from toolchain.quantize.gguf import NOTHING, Additions, fitting
 from toolchain.quantize.gguf.metadata import ModelLabel, file_name
 from toolchain.quantize.matrices import Promise, write_matrices
 from toolchain.quantize.noted import note_of, refuse_longer
 from toolchain.quantize.tflite.decoder import Decoder
 from toolchain.quantize.tflite.file import write_header
 from toolchain.quantize.tflite.litertlm import write_litertlm
-from toolchain.quantize.tflite.schemes import Scheme, find_scheme, pack
-from toolchain.recipe import QuantizeSpec
+from toolchain.quantize.tflite.schemes import (
+    LEARNABLE,
+    Packer,
+    Scheme,
+    find_scheme,
+    in_q4_0,
+    learns,
+)
+from toolchain.recipe import InFormatSpec, QuantizeSpec
+from toolchain.tools.ggml import Type
 from toolchain.training.adapters import checkpoint_folder
 
 NOTE = "demitasse"
@@ -41,6 +52,8 @@ class _Parameters(Frozen):
     context: int
     label: ModelLabel
     litertlm: bool
+    importance: bool
+    distill: InFormatSpec | None
 
 
 def quantize(
@@ -52,6 +65,7 @@ def quantize(
     *,
     context: int,
     litertlm: bool = False,
+    additions: Additions = NOTHING,
 ) -> ModelFile:
     """Write the checkpoint as a TFLite file with its companions; raise ArtifactError if refused.
 
@@ -59,30 +73,40 @@ def quantize(
     """
     find_scheme(spec.tflite_scheme)
     check_model_folder(checkpoint.path)
+    used = four_bits.used(additions, spec, in_blocks=spec.tflite_scheme == LEARNABLE)
     parameters = _Parameters(
         scheme=spec.tflite_scheme,
         prefill=spec.prefill,
         context=context,
         label=label,
         litertlm=litertlm,
+        importance=bool(used.importance or used.calibration),
+        distill=spec.distill if learns(spec) else None,
     )
     work = Work(
         stage="quantize",
-        inputs={"checkpoint": checkpoint.digest},
+        inputs={"checkpoint": checkpoint.digest, **used.digests()},
         parameters=parameters,
+        seed=used.seed,
         tools=("ai-edge-litert", "flatbuffers", "litert-lm-builder"),
     )
     record, fresh = keep(
         out,
         work,
-        lambda folder: ModelFigures.of(_build(checkpoint, parameters, folder, report)),
+        lambda folder: ModelFigures.of(_build(checkpoint, parameters, used, folder, report)),
         ModelFigures,
     )
 
     return ModelFile(path=out, record=record, fresh=fresh)
 
 
-def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: Reporter) -> Figures:
+def _build(
+    checkpoint: Checkpoint,
+    parameters: _Parameters,
+    additions: Additions,
+    out: Path,
+    report: Reporter,
+) -> Figures:
     with checkpoint_folder(checkpoint) as folder, open_weights(folder) as weights:
         model = read_architecture(folder, weights)
         _check_context(parameters, model)
@@ -96,13 +120,24 @@ def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: R
         )
         ends = read_ends(folder)
         file = out / file_name(parameters.label, parameters.scheme, model, "tflite")
-        promised = _write(file, decoder, parameters, ends, report)
+        decoder.blueprint(parameters.prefill)  # refuses before anything is learned
+        opened = four_bits.Opened(
+            folder=folder,
+            model=model,
+            lora=lora,
+            distill=parameters.distill,
+            head=Type.Q8_0,
+            pack=in_q4_0,
+        )
+        codes, more = four_bits.prepare(opened, additions, out, report)
+        decoder = replace(decoder, vectors=codes.vectors)
+        promised = _write(file, decoder, parameters, ends, codes, report)
         write_companions(folder, ends.template, out)
 
     if parameters.litertlm:
         write_litertlm(file, out / TOKENIZER, ends.stop_ids, parameters.context)
 
-    figures = _figures(file, model, parameters, promised, ends)
+    figures = _figures(file, model, parameters, promised, ends) | more
     report.note(size_in_words(figures, parameters.scheme))
 
     return figures | {"adapter": lora.name if lora else ""}
@@ -119,14 +154,19 @@ def _check_context(parameters: _Parameters, model: Model) -> None:
 
 
 def _write(
-    file: Path, decoder: Decoder, parameters: _Parameters, ends: Ends, report: Reporter
+    file: Path,
+    decoder: Decoder,
+    parameters: _Parameters,
+    ends: Ends,
+    codes: Codes,
+    report: Reporter,
 ) -> dict[Promise, int]:
     blueprint = decoder.blueprint(parameters.prefill)
     note = note_of(decoder.model, parameters.label, parameters.scheme, ends)
     blueprint.note(NOTE, json.dumps(note, sort_keys=True).encode())
     with whole_file(file) as part:
         promised = write_header(part, blueprint, decoder.scheme.name)
-        write_matrices(part, decoder.weights, promised, pack, report)
+        write_matrices(part, decoder.weights, promised, Packer(codes=codes).pack, report)
     return promised
 
 

@@ -6,13 +6,17 @@ tflite-runtime 2.14 answers nonsense without an error.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from toolchain.config import closest
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.quantize.four_bits import Codes
 from toolchain.quantize.matrices import BITS, F16, F32, I4, I8, Matrix, Packed, Promise, Rows
 from toolchain.quantize.tflite.graph import Graph, Value, in_blocks, quantization
+from toolchain.recipe import QuantizeSpec
+from toolchain.tools import ggml
+from toolchain.tools.ggml import Type
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
 
 BLOCK = 32
 """Weights that share a scale in int4."""
+TINY = 6e-8
+"""Smallest scale: zero and below are refused by XNNPACK."""
+SHARES = tuple(share / 20 for share in range(14, 23))
+"""Shares of a block's largest weight ÷ 7 that its scale is tried with."""
 LITERT, LEGACY = "litert", "tflite-runtime"
 
 
@@ -51,6 +59,13 @@ SCHEMES = {
     )
 }
 """Schemes by name. tflite-runtime 2.14 crashes on 4 bits in blocks (segmentation fault)."""
+LEARNABLE = "dynamic_wi4_afp32_block32"
+"""Scheme whose codes may be learned."""
+
+
+def learns(spec: QuantizeSpec) -> bool:
+    """Say whether the codes of the file are learned."""
+    return bool(spec.distill) and spec.tflite_scheme == LEARNABLE
 
 
 def find_scheme(name: str) -> Scheme:
@@ -140,33 +155,96 @@ def _pack_rows(rows: "NDArray[np.float32]") -> Packed:
     return np.rint(rows / scales[:, None]).astype(np.int8).view(np.uint8), scales.view(np.uint8)
 
 
-def _pack_blocks(rows: "NDArray[np.float32]") -> Packed:
-    """Quantize blocks of 32 to -7…7 by the largest weight, two in a byte, lower half first."""
+def in_q4_0(
+    kind: Type, rows: "NDArray[np.float32]", weights: "NDArray[np.float32] | None" = None
+) -> "NDArray[np.uint8]":
+    """Return rows [rows, columns] as blocks of Q4_0 that this format can hold; others as ggml's.
+
+    Its scales must be positive, where ggml's may have either sign. A block's scale is its largest
+    weight ÷ 7; with the `weights` of its columns' errors, the best of a few near that.
+    """
     import numpy as np
 
-    blocks = rows.reshape(-1, BLOCK)
-    scales = (np.maximum(np.abs(blocks).max(1), np.float32(1e-6)) / np.float32(7)).astype(
-        np.float16
-    )
-    whole = (
-        np.clip(np.rint(blocks / scales.astype(np.float32)[:, None]), -7, 7)
-        .astype(np.int8)
-        .view(np.uint8)
-        .reshape(-1)
-    )
+    if kind != Type.Q4_0:
+        return ggml.pack(kind, rows, weights)
 
-    return (whole[0::2] & 0xF) | (whole[1::2] << 4), scales.view(np.uint8)
+    blocks = rows.reshape(-1, BLOCK)
+    largest = np.maximum(np.abs(blocks).max(1, keepdims=True), np.float32(1e-6))
+    scales, codes = _rounded(blocks, largest / np.float32(7), low=-7)
+    if weights is not None:
+        counts = np.tile(weights.astype(np.float32).reshape(-1, BLOCK), (len(rows), 1))
+        for share in SHARES:
+            others = _rounded(blocks, largest * np.float32(share / 7), low=-8)
+            better = _error(blocks, *others, counts) < _error(blocks, scales, codes, counts)
+            scales = np.where(better, others[0], scales)
+            codes = np.where(better, others[1], codes)
+
+    packed = np.empty((len(blocks), 2 + BLOCK // 2), np.uint8)
+    packed[:, :2] = np.ascontiguousarray(scales).view(np.uint8)
+    unsigned = (codes + 8).astype(np.uint8)
+    packed[:, 2:] = unsigned[:, : BLOCK // 2] | unsigned[:, BLOCK // 2 :] << 4
+    return packed.reshape(-1)
+
+
+def _rounded(
+    blocks: "NDArray[np.float32]", scales: "NDArray[np.float32]", *, low: int
+) -> "tuple[NDArray[np.float16], NDArray[np.int8]]":
+    """Return float16 scales [blocks, 1] and codes [blocks, 32] from `low` to 7."""
+    import numpy as np
+
+    halves = scales.astype(np.float16)
+    codes = np.clip(np.rint(blocks / halves.astype(np.float32)), low, 7)
+    return halves, codes.astype(np.int8)
+
+
+def _error(
+    blocks: "NDArray[np.float32]",
+    scales: "NDArray[np.float16]",
+    codes: "NDArray[np.int8]",
+    counts: "NDArray[np.float32]",
+) -> "NDArray[np.float32]":
+    """Return the weighed squared error of each block, [blocks, 1]."""
+    wrong = codes * scales.astype("float32") - blocks
+    error: NDArray[np.float32] = (counts * wrong**2).sum(1, keepdims=True)
+    return error
+
+
+def from_q4_0(packed: "NDArray[np.uint8]") -> Packed:
+    """Return Q4_0 blocks as this format holds them: signed codes two in a byte, float16 scales.
+
+    A scale below zero, which learning may have made of a tiny one, changes its sign with its codes;
+    +8 is then held as 7.
+    """
+    import numpy as np
+
+    blocks = packed.reshape(-1, 2 + BLOCK // 2)
+    scales = np.ascontiguousarray(blocks[:, :2]).view("<f2")
+    halves = blocks[:, 2:]
+    codes = np.concatenate([halves & 15, halves >> 4], axis=1).astype(np.int8) - np.int8(8)
+    codes = np.where(scales < 0, np.minimum(-codes, 7), codes).astype(np.int8)
+    nibbles = codes.view(np.uint8) & np.uint8(15)
+    positive = np.maximum(np.abs(scales), np.float16(TINY))
+
+    both = nibbles[:, 0::2] | nibbles[:, 1::2] << np.uint8(4)
+    return both.reshape(-1), positive.reshape(-1).view(np.uint8)
 
 
 PACKERS: dict[str, Callable[["NDArray[np.float32]"], Packed]] = {
     F32: _pack_plain(F32),
     F16: _pack_plain(F16),
     I8: _pack_rows,
-    I4: _pack_blocks,
 }
 """Type → function from float32 rows to its bytes."""
 
 
-def pack(rows: Rows) -> Packed:
-    """Return the bytes of rows in the type that they are stored as."""
-    return PACKERS[rows.type](rows.values)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packer:
+    """Turns rows of the checkpoint into bytes in the type that they are stored as."""
+
+    codes: Codes = field(default_factory=lambda: Codes(pack=in_q4_0))
+
+    def pack(self, rows: Rows) -> Packed:
+        """Return the bytes of the weights and of their scales."""
+        if rows.type == I4:
+            return from_q4_0(self.codes.blocks(rows))
+        return PACKERS[rows.type](rows.values)
