@@ -7,16 +7,22 @@ share of that rate.
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from toolchain.align import resolved
 from toolchain.artifacts import RECORD
 from toolchain.checks import Ahead, Findings, conversations, data, model
 from toolchain.checks.conversations import Lengths
 from toolchain.checks.model import Base, Bases
-from toolchain.cost import Workload
+from toolchain.cost import DISTILL_TRAININGS, Workload
 from toolchain.errors import FitError
+from toolchain.ingest import Parts
+from toolchain.ingest.preferences import read_preferences
 from toolchain.models.weights import weight_files
+from toolchain.preferences import divided
 from toolchain.progress import duration
+from toolchain.tool_use import said
 
 SHARE = 0.3
 # Measured: 0.25 and 0.39 for tuning and pretraining the starter's 3.1 M parameters. That is 20 and
@@ -26,8 +32,15 @@ FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4
 """Operations per parameter and token: forward, backward through frozen weights, full backward.
 
 Source: arXiv:2001.08361, table 1."""
-DISTILL_TRAININGS = 3
-"""Trainings of `distill` where there is something to teach: student and two controls."""
+ALIGN_TRAININGS = 2
+"""Trainings of `align`: on preferences, and a control on the wanted answers."""
+PAIR_TOKENS = 128
+"""Tokens of both answers of a preference, taken where no record says how long it takes."""
+# Measured here: 6 MB of text and 7 million weights a processor second.
+CHARACTER_OPERATIONS, WEIGHT_OPERATIONS = 4e3, 4e3
+"""Operations that take as long as reading a character and quantizing a weight, about."""
+MEASURED = 500
+"""Conversations whose characters are counted, about."""
 ANSWER_TOKENS = 64
 """Tokens of an answer in a measurement; its prompt is read once."""
 ADAM_BYTES = 12
@@ -128,15 +141,15 @@ def _note_hours(
 
 
 def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
-    """Return what each stage that trains has to do; empty where that cannot be known yet."""
+    """Return what each stage has to do that takes time; empty where that cannot be known yet."""
     parts = data.look(ahead, findings)
     bases = model.look(ahead, findings)
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
-    if lengths is None or bases is None or bases.trained.model is None:
+    if parts is None or lengths is None or bases is None or bases.trained.model is None:
         return []
-    sizes = {"distill": parameters(bases.quantized), "quantize": parameters(bases.quantized)}
+    sizes = {stage: parameters(bases.quantized) for stage in ("distill", "quantize", "align")}
     asked = min(ahead.recipe.tune.questions, lengths.held_out)
-    return [
+    learned = [
         Workload(
             stage=stage,
             parameters=sizes.get(stage, parameters(bases.trained)),
@@ -146,6 +159,55 @@ def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
         )
         for stage, count in _operations(ahead, bases, lengths).items()
     ]
+    read = _read(ahead, parts, parameters(bases.quantized), lengths)
+    works = {each.stage: each for each in (*read, *learned)}
+    return [works[stage] for stage in ahead.stages if stage in works]
+
+
+def _read(ahead: Ahead, parts: Parts, size: int, lengths: Lengths) -> Iterator[Workload]:
+    """Yield the stages that train nothing, and read or ask much."""
+    if ahead.walks("ingest"):
+        amount = _characters(parts)
+        yield _untrained("ingest", 1, amount, CHARACTER_OPERATIONS * amount)
+    if ahead.walks("quantize"):
+        yield _untrained("quantize", size, 1, WEIGHT_OPERATIONS * size)
+    if ahead.walks("evaluate"):
+        spec = ahead.recipe.evaluate
+        asked = min(spec.questions, lengths.held_out)
+        tokens = asked * spec.max_tokens + 2 * 2 * spec.kl_tokens
+        yield _untrained("evaluate", size, asked, FORWARD * size * tokens)
+
+
+def _untrained(stage: str, size: int, amount: float, operations: float) -> Workload:
+    return Workload(
+        stage=stage,
+        parameters=size,
+        tokens=0,
+        asked=amount,
+        operations=operations,
+        trains=False,
+    )
+
+
+def _characters(parts: Parts) -> float:
+    """Return about how many characters `ingest` reads: means over some conversations."""
+    found = 0.0
+    for entries in (parts.train, parts.held_out):
+        rows = parts.conversations(entries)
+        step = max(1, len(rows) // MEASURED)
+        texts = [row["messages"][-2:] for _, row in (rows[at] for at in range(0, len(rows), step))]
+        count = sum(len(said(message)) for pair in texts for message in pair)
+        found += count * len(rows) / max(1, len(texts))
+    return found + sum(len(each.text) for each in parts.read.documents)
+
+
+def _preferences(ahead: Ahead) -> int:
+    """Return how many preferences `align` learns from."""
+    recipe = ahead.recipe
+    assert recipe.align
+    found = read_preferences(recipe.align, recipe.data, recipe.folder, lambda text: None)
+    _, used = resolved(recipe.align, found)
+    return len(divided(used, recipe.align.held_out_share, recipe.seed, ())[0])
 
 
 def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float:
@@ -158,6 +220,9 @@ def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float:
         return lengths.tokens * recipe.tune.epochs
     if stage == "distill" and recipe.distill:
         return DISTILL_TRAININGS * lengths.tokens * recipe.distill.epochs
+    if stage == "align" and recipe.align:
+        # Preferences: their answers are of any length, and records count them too.
+        return _preferences(ahead) * recipe.align.epochs
     return recipe.quantize.distill.tokens if recipe.quantize.distill else 0
 
 
@@ -183,6 +248,9 @@ def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float
         trained = DISTILL_TRAININGS * lengths.tokens * distill.epochs
         learned = (FORWARD + BACKWARD) * last * trained
         found["distill"] = learned + FORWARD * first * lengths.tokens
+    if (align := recipe.align) and ahead.walks("align"):
+        seen = _preferences(ahead) * align.epochs * PAIR_TOKENS
+        found["align"] = (FORWARD + BACKWARD_LORA) * last * seen * ALIGN_TRAININGS
     if (spec := recipe.quantize.distill) and ahead.walks("quantize"):
         found["quantize"] = (2 * FORWARD + BACKWARD) * last * spec.tokens
     return found
