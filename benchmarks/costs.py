@@ -59,6 +59,8 @@ max_general_kl = 99
 min_general_agreement = 0
 min_exact_match = 0
 max_eos_drop = 1
+max_teacher_kl = 99
+min_teacher_agreement = 0
 """
 FIRST: dict[str, Any] = {
     "layers": 2,
