@@ -350,8 +350,20 @@ def cost(
             f"a rented one trains at {GPU_SHARE:.0%} of its rate of matrices, {SETUP_H * 60:.0f} "
             f"minutes are paid before, spot does {RESTARTS:.0%} twice; PUE {PUE:g}",
             f"exchange rates of {prices.exchange.date}: {prices.exchange.source}",
+            *_unconfirmed(prices),
         ),
     )
+
+
+def _unconfirmed(prices: Prices) -> Iterator[str]:
+    """Yield how many prices no other source confirms; a table of the user's own has no such key."""
+    checked = [row.checked for row in prices.price if row.checked]
+    count = sum(not each.startswith("20") for each in checked)
+    if count:
+        yield (
+            f"{count} of {len(checked)} prices are confirmed by no other source: look at the "
+            "provider's page (`checked` in the table says what was read)"
+        )
 
 
 def _memory_gb(works: Sequence[Workload]) -> float:

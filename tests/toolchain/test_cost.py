@@ -1,6 +1,7 @@
 """What a recipe takes: times scaled from records, prices with their days, budgets."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,16 @@ def test_a_table_of_prices_that_is_wrong_is_refused_by_its_key(
     with pytest.raises(ConfigError, match=r"mine\.toml") as caught:
         prices.load(file)
     assert problem in caught.value.message
+
+
+def test_each_row_says_where_its_figure_is_from_and_whether_that_was_read_again() -> None:
+    table = prices.load()
+    rows = [table.exchange, *table.gpu, *table.price, *table.grid]
+    assert all(row.source for row in rows)
+    marks = tuple({row.checked.partition(":")[0] for row in rows})
+    assert all(mark in ("not", "contradicted") or date.fromisoformat(mark) for mark in marks)
+    # Only figures that somebody else names as well count as read again.
+    assert sum(row.checked.startswith("20") for row in rows) == 9
 
 
 def said(*words: str) -> str:

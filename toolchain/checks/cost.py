@@ -22,6 +22,7 @@ from toolchain.ingest.preferences import read_preferences
 from toolchain.models.weights import weight_files
 from toolchain.preferences import divided
 from toolchain.progress import duration
+from toolchain.recipe import Recipe
 from toolchain.tool_use import said
 
 SHARE = 0.3
@@ -148,13 +149,12 @@ def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
     if parts is None or lengths is None or bases is None or bases.trained.model is None:
         return []
     sizes = {stage: parameters(bases.quantized) for stage in ("distill", "quantize", "align")}
-    asked = min(ahead.recipe.tune.questions, lengths.held_out)
     learned = [
         Workload(
             stage=stage,
             parameters=sizes.get(stage, parameters(bases.trained)),
             tokens=_tokens(ahead, stage, lengths),
-            asked=0 if stage in ("pretrain", "quantize") else asked,
+            asked=min(_questions(ahead.recipe, stage), lengths.held_out),
             operations=count,
         )
         for stage, count in _operations(ahead, bases, lengths).items()
@@ -162,6 +162,13 @@ def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
     read = _read(ahead, parts, parameters(bases.quantized), lengths)
     works = {each.stage: each for each in (*read, *learned)}
     return [works[stage] for stage in ahead.stages if stage in works]
+
+
+def _questions(recipe: Recipe, stage: str) -> int:
+    """Return how many questions a stage that trains asks, at most."""
+    specs = {"tune": recipe.tune, "distill": recipe.distill, "align": recipe.align}
+    spec = specs.get(stage)
+    return spec.questions if spec else 0
 
 
 def _read(ahead: Ahead, parts: Parts, size: int, lengths: Lengths) -> Iterator[Workload]:
