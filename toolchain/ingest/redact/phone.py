@@ -32,6 +32,10 @@ _AMERICAN = re.compile(
 )
 # 015, 016 and 017 are mobiles of Germany (Bundesnetzagentur); its other numbers need a cue.
 _GERMAN = re.compile(rf"(?<!\d[-./]){LEFT}01[567]\d{{1,2}}[-/ ]\s?\d{{3,4}}[- ]?\d{{3,5}}{RIGHT}")
+# A slash behind the code of a place is what only Germany and Austria write.
+_GERMAN_PLACE = re.compile(
+    rf"(?<!\d[-./])(?<!/){LEFT}0[2-9]\d{{1,4}} ?/ ?\d{{4,8}}(?:-\d{{1,4}})?{RIGHT}(?!/)"
+)
 _BRITISH = re.compile(
     rf"(?<!\d[-./ ]){LEFT}07[1-9]\d{{2}}[ -]\d{{3}}[ -]?\d{{3}}{RIGHT}(?![-. ]\d)"
 )
@@ -53,6 +57,7 @@ _RULES = (
     ("country code", _INTERNATIONAL),
     ("American", _AMERICAN),
     ("German mobile", _GERMAN),
+    ("German landline", _GERMAN_PLACE),
     ("British mobile", _BRITISH),
     ("French mobile", _FRENCH),
 )
