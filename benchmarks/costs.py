@@ -136,7 +136,7 @@ def main() -> None:
     """Print a row a stage and a variant, and how many are within the goal."""
     folder = Path(sys.argv[1])
     written(folder)
-    for name in VARIANTS:
+    for name in VARIANTS:  # what is recorded already is not made again
         demitasse(folder, "evaluate", f"{name}.toml")
 
     print("| stage | variant | expected, processor s | recorded | error |")

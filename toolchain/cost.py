@@ -24,7 +24,9 @@ START_S = 2.0
 # Measured here: 1.6 to 2.4 (torch 2.13, transformers 5.23 from a warm disk).
 DISTILL_TRAININGS = 3
 """Trainings of `distill` where there is something to teach: student and two controls."""
-FIRST_S = {"ingest": 0.02, "quantize": 0.1, "evaluate": 1.0}
+TOKENS_A_QUESTION = 64
+"""Tokens that are compared in about the time of one answer."""
+FIRST_S = {"ingest": 0.02, "quantize": 0.1, "evaluate": 2.0}
 """Seconds until a stage that trains nothing begins with what its size decides."""
 CHARACTERS_PER_TOKEN = 4
 """Characters that the plan takes for a token where the tokenizer is trained later."""
@@ -196,7 +198,8 @@ def _read(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[
     elif record.stage == "quantize":
         amount = 1
     elif record.stage == "evaluate":
-        amount = int(figures.get("questions") or 0)
+        compared = record.parameters.get("kl_tokens", 0)
+        amount = evaluated(int(figures.get("questions") or 0), compared)
     if parameters and amount and record.seconds:
         yield Done(
             stage=record.stage,
@@ -207,6 +210,11 @@ def _read(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[
             wall=Spent(train=0, whole=record.seconds),
             cpu=Spent(train=0, whole=record.cpu_s) if record.cpu_s else None,
         )
+
+
+def evaluated(questions: int, kl_tokens: int) -> float:
+    """Return the amount of an `evaluate` in questions; compared tokens are read at once."""
+    return questions + kl_tokens / TOKENS_A_QUESTION
 
 
 def _parameters(known: Mapping[str, Record]) -> int | None:
@@ -289,6 +297,8 @@ def _scaled(work: Workload, alike: Sequence[Done], spent: Sequence[Spent]) -> fl
     nearest = alike[0]
     size = work.parameters / nearest.parameters
     both = list(zip(alike, spent, strict=True))
+    if not nearest.tokens:
+        return statistics.median(_by_amount(work, done, each) for done, each in both)
     # The median: on a busy computer single records say more about the others on it.
     per_token = statistics.median(
         each.train / done.tokens if done.tokens else 0.0 for done, each in both
@@ -299,6 +309,13 @@ def _scaled(work: Workload, alike: Sequence[Done], spent: Sequence[Spent]) -> fl
     return per_token * size * work.tokens + start_s + (rest_s - start_s) * share
 
 
+def _by_amount(work: Workload, done: Done, spent: Spent) -> float:
+    """Return the seconds of a stage that trains nothing by those of a recorded one."""
+    start = min(spent.whole, FIRST_S.get(work.stage, START_S))
+    share = work.parameters / done.parameters * work.asked / done.asked
+    return start + (spent.whole - start) * share
+
+
 def _alike(work: Workload, known: Sequence[Done]) -> list[Done]:
     """Return the recorded stages of the nearest size, the one with the nearest tokens first."""
     nearest = min(known, key=lambda each: _distance(work, each))
@@ -307,9 +324,6 @@ def _alike(work: Workload, known: Sequence[Done]) -> list[Done]:
         for each in known
         if abs(each.parameters - nearest.parameters) <= SAME_SIZE * nearest.parameters
     ]
-    if not nearest.tokens:
-        # What trains nothing is scaled by its amount alone: records of another amount say less.
-        return [nearest]
     return sorted(close, key=lambda each: _distance(work, each)[1])
 
 

@@ -235,12 +235,13 @@ class AuditFigures(StageFigures):
     right: int
     epsilon_at_least: float
     """With a confidence of 95 %."""
-    claimed: float
+    claimed: float | None = None
+    """None where nothing is claimed: the audit says what such a training gives away."""
 
     @property
     def refutes(self) -> bool:
         """Whether more is given away than is claimed."""
-        return self.epsilon_at_least > self.claimed
+        return self.claimed is not None and self.epsilon_at_least > self.claimed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,8 +93,8 @@ MODEL = {"file": "a.gguf", "parameters": 1_000_000}
     ("stage", "figures", "changes", "seconds"),
     [
         ("quantize", MODEL, {"asked": 1, "parameters": 3_000_000}, 0.1 + 3 * 3.9),
-        ("evaluate", {"questions": 20}, {"asked": 60}, 1 + 3 * 3.0),
-        ("evaluate", {"questions": 20}, {"parameters": 2_000_000}, 1 + 2 * 3.0),
+        ("evaluate", {"questions": 20}, {"asked": 60}, 2 + 3 * 2.0),
+        ("evaluate", {"questions": 20}, {"parameters": 2_000_000}, 2 + 2 * 2.0),
     ],
 )
 def test_a_stage_that_trains_nothing_is_scaled_by_its_amount(

@@ -15,7 +15,7 @@ from toolchain.artifacts import RECORD
 from toolchain.checks import Ahead, Findings, conversations, data, model
 from toolchain.checks.conversations import Lengths
 from toolchain.checks.model import Base, Bases
-from toolchain.cost import DISTILL_TRAININGS, Workload
+from toolchain.cost import DISTILL_TRAININGS, Workload, evaluated
 from toolchain.errors import FitError
 from toolchain.ingest import Parts
 from toolchain.ingest.preferences import read_preferences
@@ -182,7 +182,8 @@ def _read(ahead: Ahead, parts: Parts, size: int, lengths: Lengths) -> Iterator[W
         spec = ahead.recipe.evaluate
         asked = min(spec.questions, lengths.held_out)
         tokens = asked * spec.max_tokens + 2 * 2 * spec.kl_tokens
-        yield _untrained("evaluate", size, asked, FORWARD * size * tokens)
+        amount = evaluated(asked, spec.kl_tokens)
+        yield _untrained("evaluate", size, amount, FORWARD * size * tokens)
 
 
 def _untrained(stage: str, size: int, amount: float, operations: float) -> Workload:

@@ -104,3 +104,13 @@ def test_what_nobody_can_mend_is_not_learned_and_every_drop_has_its_reason(tmp_p
         "dropped: 1 lost bytes, 1 empty question or answer, 1 duplicate question; "
         "the first at a.jsonl:1 (lost bytes)"
     ) in said
+
+
+def test_pages_of_a_folder_go_through_the_rules(tmp_path: Path) -> None:
+    (tmp_path / "manual").mkdir()
+    (tmp_path / "manual" / "a.md").write_text("# Help\n\nRuf 13812345678 an.\n")
+    spec = DataSpec(files=("manual",), redact=RedactSpec(mode="replace"))
+    made = ingest(spec, tmp_path, tmp_path / "out", Recorder(), seed=0)
+    text = (made.path / "texts.jsonl").read_text()
+    assert "13812345678" not in text
+    assert "[phone-" in text

@@ -60,6 +60,7 @@ def test_a_report_says_what_is_out_of_reach(kind: str) -> None:
         "00 01 02 03 04 05 06 07 08 09",
         "price @ 3 . 5",
         "license plate is required",
+        "DE12 3456 7890 1234 5678 90 and GB00NWBK60161331926819 are no accounts",
     ],
 )
 def test_code_logs_and_sentences_hold_nobody(text: str) -> None:
