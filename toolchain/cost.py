@@ -2,7 +2,7 @@
 
 On this computer a stage takes what a recorded one of the same kind took, scaled by the tokens that
 are learned, the questions that are answered and the parameters; a stage that trains nothing, by
-what it reads. Where nothing is recorded yet, the number of operations is divided by the rate at
+what it asks. Where nothing is recorded yet, the number of operations is divided by the rate at
 which this computer multiplies now. Processor seconds are told beside: other work on this computer
 makes a stage longer and leaves them nearly as they are.
 """
@@ -26,7 +26,9 @@ DISTILL_TRAININGS = 3
 """Trainings of `distill` where there is something to teach: student and two controls."""
 TOKENS_A_QUESTION = 64
 """Tokens that are compared in about the time of one answer."""
-FIRST_S = {"ingest": 0.02, "quantize": 0.1, "evaluate": 2.0}
+# Measured: evaluate of 1.3 M parameters took 2.5 to 4 processor seconds within a run, and 7 to 9
+# by itself, with 60 questions or 120.
+FIRST_S = {"quantize": 0.1, "evaluate": 6.0}
 """Seconds until a stage that trains nothing begins with what its size decides."""
 CHARACTERS_PER_TOKEN = 4
 """Characters that the plan takes for a token where the tokenizer is trained later."""
@@ -57,7 +59,7 @@ class Workload:
     """Tokens of whole sequences that are learned from, each as often as it is seen."""
     asked: float
     """Questions that are answered before and after; of a stage that trains nothing, its amount:
-    characters that `ingest` reads, questions of `evaluate`."""
+    questions of `evaluate`, 1 for `quantize`."""
     operations: float
     """Multiplications and additions."""
     trains: bool = True
@@ -142,7 +144,7 @@ def records_in(folder: Path) -> list[Done]:
         records = {file.parent.name: recorded(file.parent) for file in work.glob(f"*/{RECORD}")}
         known = {name: record for name, record in records.items() if record}
         for record in known.values():
-            done = _done if _runs(record.figures) else _read
+            done = _done if _runs(record.figures) else _asked
             found += done(record, work.name, known)
     return found
 
@@ -189,13 +191,11 @@ def _verdict(figures: Mapping[str, Any]) -> str:
     return ""
 
 
-def _read(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[Done]:
+def _asked(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[Done]:
     """Yield a stage that trains nothing, with the amount that decides its time."""
     figures, parameters = record.figures, _parameters(known)
     amount: float = 0
-    if record.stage == "ingest":
-        parameters, amount = 1, _characters(figures)
-    elif record.stage == "quantize":
+    if record.stage == "quantize":
         amount = 1
     elif record.stage == "evaluate":
         compared = record.parameters.get("kl_tokens", 0)
@@ -221,13 +221,6 @@ def _parameters(known: Mapping[str, Record]) -> int | None:
     """Return the parameters of the model that a work folder ships."""
     made = known["quantize"].figures.get("parameters") if "quantize" in known else None
     return made if isinstance(made, int) else None
-
-
-def _characters(figures: Mapping[str, Any]) -> float:
-    """Return the characters of all questions and answers that `ingest` read, and of documents."""
-    read = DatasetFigures.read(figures)
-    each = read.question_chars.mean + read.answer_chars.mean
-    return (read.train + read.held_out) * each + read.documents * read.text_chars.mean
 
 
 def _planned(record: Record, tokens: float, guess: float | None) -> float:
@@ -283,7 +276,7 @@ def expect(work: Workload, done: Sequence[Done], rate: float) -> Expected:
 
 
 def _of_size(done: Done) -> str:
-    return "" if done.stage == "ingest" else f" with {done.parameters / 1e6:.2f} M parameters"
+    return f" with {done.parameters / 1e6:.2f} M parameters"
 
 
 def _that(alike: Sequence[Done]) -> str:

@@ -17,13 +17,11 @@ from toolchain.checks.conversations import Lengths
 from toolchain.checks.model import Base, Bases
 from toolchain.cost import DISTILL_TRAININGS, Workload, evaluated
 from toolchain.errors import FitError
-from toolchain.ingest import Parts
 from toolchain.ingest.preferences import read_preferences
 from toolchain.models.weights import weight_files
 from toolchain.preferences import divided
 from toolchain.progress import duration
 from toolchain.recipe import Recipe
-from toolchain.tool_use import said
 
 SHARE = 0.3
 # Measured: 0.25 and 0.39 for tuning and pretraining the starter's 3.1 M parameters. That is 20 and
@@ -37,11 +35,9 @@ ALIGN_TRAININGS = 2
 """Trainings of `align`: on preferences, and a control on the wanted answers."""
 PAIR_TOKENS = 128
 """Tokens of both answers of a preference, taken where no record says how long it takes."""
-# Measured here: 6 MB of text and 7 million weights a processor second.
-CHARACTER_OPERATIONS, WEIGHT_OPERATIONS = 4e3, 4e3
-"""Operations that take as long as reading a character and quantizing a weight, about."""
-MEASURED = 500
-"""Conversations whose characters are counted, about."""
+# Measured here: 7 million weights a processor second.
+WEIGHT_OPERATIONS = 4e3
+"""Operations that take as long as quantizing a weight, about."""
 ANSWER_TOKENS = 64
 """Tokens of an answer in a measurement; its prompt is read once."""
 ADAM_BYTES = 12
@@ -159,8 +155,8 @@ def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
         )
         for stage, count in _operations(ahead, bases, lengths).items()
     ]
-    read = _read(ahead, parts, parameters(bases.quantized), lengths)
-    works = {each.stage: each for each in (*read, *learned)}
+    asking = _asking(ahead, parameters(bases.quantized), lengths)
+    works = {each.stage: each for each in (*asking, *learned)}
     return [works[stage] for stage in ahead.stages if stage in works]
 
 
@@ -171,11 +167,8 @@ def _questions(recipe: Recipe, stage: str) -> int:
     return spec.questions if spec else 0
 
 
-def _read(ahead: Ahead, parts: Parts, size: int, lengths: Lengths) -> Iterator[Workload]:
-    """Yield the stages that train nothing, and read or ask much."""
-    if ahead.walks("ingest"):
-        amount = _characters(parts)
-        yield _untrained("ingest", 1, amount, CHARACTER_OPERATIONS * amount)
+def _asking(ahead: Ahead, size: int, lengths: Lengths) -> Iterator[Workload]:
+    """Yield the stages that train nothing and take time; the plan itself reads as `ingest` does."""
     if ahead.walks("quantize"):
         yield _untrained("quantize", size, 1, WEIGHT_OPERATIONS * size)
     if ahead.walks("evaluate"):
@@ -195,18 +188,6 @@ def _untrained(stage: str, size: int, amount: float, operations: float) -> Workl
         operations=operations,
         trains=False,
     )
-
-
-def _characters(parts: Parts) -> float:
-    """Return about how many characters `ingest` reads: means over some conversations."""
-    found = 0.0
-    for entries in (parts.train, parts.held_out):
-        rows = parts.conversations(entries)
-        step = max(1, len(rows) // MEASURED)
-        texts = [row["messages"][-2:] for _, row in (rows[at] for at in range(0, len(rows), step))]
-        count = sum(len(said(message)) for pair in texts for message in pair)
-        found += count * len(rows) / max(1, len(texts))
-    return found + sum(len(each.text) for each in parts.read.documents)
 
 
 def _preferences(ahead: Ahead) -> int:
