@@ -137,13 +137,9 @@ def tune(
     many are learned as the recipe says. With `planted` canaries about half of them are learned, by
     the toss of coins that `canaries.jsonl` keeps; raise ConfigError where several processes train.
     """
-    if planted and many():
-        raise ConfigError(
-            "evaluate.leak: planted: several processes would toss different coins",
-            hint="audit in one process",
-        )
     spec = spec.protected()
     refuse_faults(spec)
+    _refuse_coins(planted)
     asked = spread(questions, spec.general_questions)
     exam = Exam(dataset, spec, tuple(passages(general)), asked)
     rows = mixed(dataset.train(), talk, spec.general_share, seed)
@@ -174,6 +170,14 @@ def tune(
     )
     check_forgotten("tune", TuneFigures.read(record.figures).forgotten, spec.max_forgotten)
     return Checkpoint(path=out, record=record, fresh=fresh)
+
+
+def _refuse_coins(planted: int) -> None:
+    if planted and many():
+        raise ConfigError(
+            "evaluate.leak: planted: several processes would toss different coins",
+            hint="audit in one process",
+        )
 
 
 def merge(
