@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= 3
 SPREAD := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo scratch test check board soak bench referee genai lint system clean
+.PHONY: demo scratch test check board soak bench referee genai label-studio label-studio-test lint system clean
 
 demo: $(READY) $(VENV)/.embedder   ## the main job: documents and a small real model, measured, pushed to this computer, asked
 	$(BIN)/demitasse run recipes/help-desk.toml --to local --accept-new
@@ -58,6 +58,16 @@ genai: $(READY)           ## onnxruntime-genai and its model builder in an envir
 	build/genai/bin/python -m pip install --quiet --find-links "$$(sh scripts/engine-wheel.sh $(BIN)/python $(ENGINE))" \
 		llama-cpp-python==$(ENGINE) '.[genai]'
 	@echo 'export DEMITASSE_GENAI=$(CURDIR)/build/genai/bin/python'
+
+label-studio:             ## Label Studio in an environment of its own (1 GB), and its test: 500 tasks there and back
+	$(PYTHON) -m venv build/label-studio
+	build/label-studio/bin/python -m pip install --quiet label-studio==1.23.2
+	@echo 'export DEMITASSE_LABEL_STUDIO=$(CURDIR)/build/label-studio/bin/label-studio'
+	$(MAKE) --no-print-directory label-studio-test
+
+label-studio-test: $(READY)
+	DEMITASSE_LABEL_STUDIO=$(CURDIR)/build/label-studio/bin/label-studio \
+		$(BIN)/python -m pytest --numprocesses 0 tests/toolchain/rounds/test_label_studio.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ Digests cover relative POSIX paths and bytes.
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,6 +63,9 @@ class Record(Frozen):
     """sha256 of the outputs (relative paths and bytes)."""
     size_bytes: int
     seconds: float
+    cpu_s: float | None = None
+    """Processor seconds of the stage and of the processes that it waited for, without those of an
+    interrupted run; None for a record of an earlier version."""
     figures: Figures
     ledger: Ledger | None = None
     """Sources that the stage read, and their terms; None for a record of an earlier version."""
@@ -329,7 +333,7 @@ def keep(
     if record := recorded_as(out, key, shape):
         return record, False
     _prepare(out, key)
-    began = time.monotonic()
+    began, began_cpu = time.monotonic(), cpu_s()
     figures = build(out)
     assert figures is not None
     shutil.rmtree(out / RESUME, ignore_errors=True)
@@ -343,11 +347,18 @@ def keep(
         digest=digest(out),
         size_bytes=size_bytes(out),
         seconds=round(time.monotonic() - began, 2),
+        cpu_s=round(cpu_s() - began_cpu, 2),
         figures=figures.as_json(),
     )
     write_whole(out / RECORD, record.model_dump_json(indent=1) + "\n")
     (out / STARTED).unlink(missing_ok=True)
     return record, True
+
+
+def cpu_s() -> float:
+    """Return the processor seconds of this process and of those that it waited for."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def account(artifact: ArtifactKind, ledger: Ledger, *, writes: bool = True) -> ArtifactKind:

@@ -1,8 +1,10 @@
 """What a recipe takes: hours on this computer by its own records, and money for a rented one.
 
 On this computer a stage takes what a recorded one of the same kind took, scaled by the tokens that
-are learned, the questions that are answered and the parameters. Where nothing is recorded yet, the
-number of operations is divided by the rate at which this computer multiplies now.
+are learned, the questions that are answered and the parameters; a stage that trains nothing, by
+what it asks. Where nothing is recorded yet, the number of operations is divided by the rate at
+which this computer multiplies now. Processor seconds are told beside: other work on this computer
+makes a stage longer and leaves them nearly as they are.
 """
 
 import statistics
@@ -20,6 +22,14 @@ SAME_SIZE = 0.05
 START_S = 2.0
 """Seconds until a stage that trains has loaded its libraries."""
 # Measured here: 1.6 to 2.4 (torch 2.13, transformers 5.23 from a warm disk).
+DISTILL_TRAININGS = 3
+"""Trainings of `distill` where there is something to teach: student and two controls."""
+TOKENS_A_QUESTION = 64
+"""Tokens that are compared in about the time of one answer."""
+# Measured: evaluate of 1.3 M parameters took 2.5 to 4 processor seconds within a run, and 7 to 9
+# by itself, with 60 questions or 120.
+FIRST_S = {"quantize": 0.1, "evaluate": 6.0}
+"""Seconds until a stage that trains nothing begins with what its size decides."""
 CHARACTERS_PER_TOKEN = 4
 """Characters that the plan takes for a token where the tokenizer is trained later."""
 GPU_SHARE = 0.25
@@ -47,10 +57,22 @@ class Workload:
     """Of the model that is trained."""
     tokens: float
     """Tokens of whole sequences that are learned from, each as often as it is seen."""
-    asked: int
-    """Questions that are answered before and after."""
+    asked: float
+    """Questions that are answered before and after; of a stage that trains nothing, its amount:
+    questions of `evaluate`, 1 for `quantize`."""
     operations: float
     """Multiplications and additions."""
+    trains: bool = True
+    """Whether a rented accelerator would help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Seconds of one recorded stage: on the clock, or of processors."""
+
+    train: float
+    """In training loops."""
+    whole: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +84,12 @@ class Done:
     """Work folder that it was recorded in."""
     parameters: int
     tokens: float
-    asked: int
-    train_s: float
-    seconds: float
+    asked: float
+    wall: Spent
+    cpu: Spent | None
+    """None for a record of an earlier version."""
+    found: str = ""
+    """What the stage found out that decides its time, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +100,8 @@ class Expected:
     seconds: float
     by: str
     """What the figure stands on, in words."""
+    cpu_s: float | None = None
+    """Processor seconds; None where no record has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,13 +138,14 @@ class Cost:
 
 
 def records_in(folder: Path) -> list[Done]:
-    """Return what the work folders in a folder recorded of stages that train."""
+    """Return what the work folders in a folder recorded of the stages that take time."""
     found: list[Done] = []
     for work in sorted(each for each in folder.glob("*") if each.is_dir()):
         records = {file.parent.name: recorded(file.parent) for file in work.glob(f"*/{RECORD}")}
         known = {name: record for name, record in records.items() if record}
         for record in known.values():
-            found += _done(record, work.name, _guess(known))
+            done = _done if _runs(record.figures) else _asked
+            found += done(record, work.name, known)
     return found
 
 
@@ -132,28 +160,80 @@ def _guess(records: Mapping[str, Record]) -> float | None:
     return (figures.question_chars.mean + figures.answer_chars.mean) / CHARACTERS_PER_TOKEN
 
 
-def _done(record: Record, folder: str, guess: float | None) -> Iterator[Done]:
-    figures = record.figures
+def _done(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[Done]:
+    figures, guess = record.figures, _guess(known)
     parameters = figures.get("total_parameters", figures.get("parameters"))
     runs = _runs(figures)
     tokens = sum(float(run["trained_tokens"]) for run in runs)
+    if record.stage == "align":
+        # Its plan counts preferences, each as often as it is seen.
+        parameters = _parameters(known)
+        tokens, guess = float(figures["learned"] * record.parameters["epochs"]), None
     train_s = sum(float(run["train_s"]) for run in runs)
+    train_cpu_s = sum(float(run.get("train_cpu_s", 0.0)) for run in runs)
     if isinstance(parameters, int) and tokens > 0 and train_s > 0:
         yield Done(
             stage=record.stage,
             folder=folder,
             parameters=parameters,
-            tokens=tokens if guess is None else guess * _seen(record) * _times(figures, tokens),
+            tokens=_planned(record, tokens, guess),
             asked=int(figures.get("questions") or 0),
-            train_s=train_s,
-            seconds=record.seconds,
+            wall=Spent(train=train_s, whole=record.seconds),
+            cpu=Spent(train=train_cpu_s, whole=record.cpu_s) if record.cpu_s else None,
+            found=_verdict(record.figures),
         )
 
 
-def _times(figures: Mapping[str, Any], tokens: float) -> float:
-    """Return all trained tokens over those of the one training that saw the labels as asked."""
-    control = figures.get("control", figures)
-    return tokens / float(control["trained_tokens"])
+def _verdict(figures: Mapping[str, Any]) -> str:
+    before = figures.get("before")
+    if isinstance(before, dict) and "nothing_to_teach" in before:
+        return "nothing to teach" if before["nothing_to_teach"] else "something to teach"
+    return ""
+
+
+def _asked(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[Done]:
+    """Yield a stage that trains nothing, with the amount that decides its time."""
+    figures, parameters = record.figures, _parameters(known)
+    amount: float = 0
+    if record.stage == "quantize":
+        amount = 1
+    elif record.stage == "evaluate":
+        compared = record.parameters.get("kl_tokens", 0)
+        amount = evaluated(int(figures.get("questions") or 0), compared)
+    if parameters and amount and record.seconds:
+        yield Done(
+            stage=record.stage,
+            folder=folder,
+            parameters=parameters,
+            tokens=0,
+            asked=amount,
+            wall=Spent(train=0, whole=record.seconds),
+            cpu=Spent(train=0, whole=record.cpu_s) if record.cpu_s else None,
+        )
+
+
+def evaluated(questions: int, kl_tokens: int) -> float:
+    """Return the amount of an `evaluate` in questions; compared tokens are read at once."""
+    return questions + kl_tokens / TOKENS_A_QUESTION
+
+
+def _parameters(known: Mapping[str, Record]) -> int | None:
+    """Return the parameters of the model that a work folder ships."""
+    made = known["quantize"].figures.get("parameters") if "quantize" in known else None
+    return made if isinstance(made, int) else None
+
+
+def _planned(record: Record, tokens: float, guess: float | None) -> float:
+    """Return the tokens that the plan of a recorded stage would count.
+
+    Only `distill` finds out whether there is something to teach, and so how often it trains. The
+    plan counts all trainings, and what a recorded one did decides the time.
+    """
+    one = float(record.figures.get("control", record.figures)["trained_tokens"])
+    times = tokens / one
+    if record.stage == "distill":
+        times = DISTILL_TRAININGS
+    return times * (one if guess is None else guess * _seen(record))
 
 
 def _seen(record: Record) -> float:
@@ -166,7 +246,8 @@ def _seen(record: Record) -> float:
 
 def _runs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the trainings of a record: of `distill` those of the student and its controls."""
-    several = [figures[name] for name in ("student", "control", "longer") if name in figures]
+    names = ("student", "control", "longer", "aligned")
+    several = [figures[name] for name in names if figures.get(name)]
     each = several or [figures]
     return [run for run in each if {"trained_tokens", "train_s"} <= run.keys()]
 
@@ -185,18 +266,47 @@ def expect(work: Workload, done: Sequence[Done], rate: float) -> Expected:
         )
 
     alike = _alike(work, known)
-    nearest = alike[0]
-    size = work.parameters / nearest.parameters
-    # The median: on a busy computer single records say more about the others on it.
-    per_token = statistics.median(each.train_s / each.tokens for each in alike)
-    rest_s = statistics.median(max(0.0, each.seconds - each.train_s) for each in alike)
-    start_s = min(rest_s, START_S)
-    share = size * work.asked / nearest.asked if nearest.asked else 1.0
+    cpu = [each.cpu for each in alike if each.cpu]
     return Expected(
         stage=work.stage,
-        seconds=per_token * size * work.tokens + start_s + (rest_s - start_s) * share,
-        by=f"by {len(alike)} recorded here with {nearest.parameters / 1e6:.2f} M parameters",
+        seconds=_scaled(work, alike, [each.wall for each in alike]),
+        cpu_s=_scaled(work, alike, cpu) if len(cpu) == len(alike) else None,
+        by=f"by {len(alike)} recorded here{_of_size(alike[0])}{_that(alike)}",
     )
+
+
+def _of_size(done: Done) -> str:
+    return f" with {done.parameters / 1e6:.2f} M parameters"
+
+
+def _that(alike: Sequence[Done]) -> str:
+    """Return what the recorded stages found that decides their time, in words."""
+    found = {each.found for each in alike} - {""}
+    return f", that found {' or '.join(sorted(found))}" if found else ""
+
+
+def _scaled(work: Workload, alike: Sequence[Done], spent: Sequence[Spent]) -> float:
+    """Return the seconds of a stage by those of recorded ones, the most similar one first."""
+    nearest = alike[0]
+    size = work.parameters / nearest.parameters
+    both = list(zip(alike, spent, strict=True))
+    if not nearest.tokens:
+        return statistics.median(_by_amount(work, done, each) for done, each in both)
+    # The median: on a busy computer single records say more about the others on it.
+    per_token = statistics.median(
+        each.train / done.tokens if done.tokens else 0.0 for done, each in both
+    )
+    rest_s = statistics.median(max(0.0, each.whole - each.train) for _, each in both)
+    start_s = min(rest_s, FIRST_S.get(work.stage, START_S))
+    share = size * work.asked / nearest.asked if nearest.asked else 1.0
+    return per_token * size * work.tokens + start_s + (rest_s - start_s) * share
+
+
+def _by_amount(work: Workload, done: Done, spent: Spent) -> float:
+    """Return the seconds of a stage that trains nothing by those of a recorded one."""
+    start = min(spent.whole, FIRST_S.get(work.stage, START_S))
+    share = work.parameters / done.parameters * work.asked / done.asked
+    return start + (spent.whole - start) * share
 
 
 def _alike(work: Workload, known: Sequence[Done]) -> list[Done]:
@@ -212,7 +322,8 @@ def _alike(work: Workload, known: Sequence[Done]) -> list[Done]:
 
 def _distance(work: Workload, done: Done) -> tuple[float, float]:
     """Return how many times larger or smaller the parameters are, and the tokens."""
-    size, length = work.parameters / done.parameters, work.tokens / done.tokens
+    size = work.parameters / done.parameters
+    length = work.tokens / done.tokens if done.tokens else work.asked / done.asked
     return max(size, 1 / size), max(length, 1 / length) if length else 0.0
 
 
@@ -226,6 +337,7 @@ def cost(
     watts: float,
 ) -> Cost:
     """Return what a recipe takes here, and what each offer of the table would."""
+    works = [each for each in works if each.trains]
     hours = sum(each.seconds for each in stages) / 3600
     kwh = hours * watts / 1000
     offers = [
@@ -245,14 +357,26 @@ def cost(
             f"a rented one trains at {GPU_SHARE:.0%} of its rate of matrices, {SETUP_H * 60:.0f} "
             f"minutes are paid before, spot does {RESTARTS:.0%} twice; PUE {PUE:g}",
             f"exchange rates of {prices.exchange.date}: {prices.exchange.source}",
+            *_unconfirmed(prices),
         ),
     )
+
+
+def _unconfirmed(prices: Prices) -> Iterator[str]:
+    """Yield how many prices no other source confirms; a table of the user's own has no such key."""
+    checked = [row.checked for row in prices.price if row.checked]
+    count = sum(not each.startswith("20") for each in checked)
+    if count:
+        yield (
+            f"{count} of {len(checked)} prices are confirmed by no other source: look at the "
+            "provider's page (`checked` in the table says what was read)"
+        )
 
 
 def _memory_gb(works: Sequence[Workload]) -> float:
     """Return the memory that training takes on an accelerator, about, in GB."""
     return max(
-        each.parameters * (LORA_BYTES if each.stage == "tune" else FULL_BYTES) / 1e9
+        each.parameters * (LORA_BYTES if each.stage in ("tune", "align") else FULL_BYTES) / 1e9
         for each in works
     )
 

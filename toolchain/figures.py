@@ -235,12 +235,13 @@ class AuditFigures(StageFigures):
     right: int
     epsilon_at_least: float
     """With a confidence of 95 %."""
-    claimed: float
+    claimed: float | None = None
+    """None where nothing is claimed: the audit says what such a training gives away."""
 
     @property
     def refutes(self) -> bool:
         """Whether more is given away than is claimed."""
-        return self.epsilon_at_least > self.claimed
+        return self.claimed is not None and self.epsilon_at_least > self.claimed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,6 +388,10 @@ class LeakFigures(StageFigures):
     """What the test cannot say, a sentence each."""
 
 
+ONE_SIDED_95 = 1.645
+"""Standard errors below a mean that a normal value falls under once in twenty times."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forgotten(StageFigures):
     """How a model file answers the held-out questions of the round before."""
@@ -402,6 +407,14 @@ class Forgotten(StageFigures):
     def points(self) -> float:
         """Percentage points that the exact match fell."""
         return 100 * (self.before - self.now)
+
+    @property
+    def points_at_least(self) -> float:
+        """Lower end of the points that the exact match fell, one-sided, at 95 %.
+
+        The same file answers other questions of the same kind a little better or worse.
+        """
+        return self.points - ONE_SIDED_95 * 100 * self.error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

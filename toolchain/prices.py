@@ -27,6 +27,8 @@ class Gpu(Frozen):
     skypilot: str = ""
     """Name in SkyPilot's catalogs; empty: not there."""
     source: str
+    checked: str = ""
+    """What another source said of it, with the day; else that none could be read."""
 
 
 class Price(Frozen):
@@ -43,6 +45,7 @@ class Price(Frozen):
     currency: str
     date: Day
     source: str
+    checked: str = ""
 
 
 class Grid(Frozen):
@@ -51,6 +54,7 @@ class Grid(Frozen):
     country: str
     grams: Above
     source: str
+    checked: str = ""
 
 
 class Exchange(Frozen):
@@ -58,6 +62,7 @@ class Exchange(Frozen):
 
     date: Day
     source: str
+    checked: str = ""
     per_usd: dict[str, Above]
 
 

@@ -704,6 +704,9 @@ class LeakSpec(Frozen):
     """Tokens that are scored, at most."""
     before: bool = True
     """Whether the reference is asked as well: what quantization changes."""
+    planted: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Made-up entries for an audit: a coin decides for each whether `tune` learns it, and the file
+    is asked which. It gives them away, so ship another."""
 
 
 class EvaluateSpec(Frozen):
@@ -821,6 +824,10 @@ class Recipe(Frozen):
             raise ValueError("stage `guard` and a `[guard]` table go together")
         if self.tune.privacy and "tune" not in self.stages:
             raise ValueError("`[tune.privacy]` protects what a stage `tune` learns")
+        if self.evaluate.leak.planted and "tune" not in self.stages:
+            raise ValueError("`evaluate.leak.planted` needs a stage `tune`, which learns them")
+        if self.evaluate.leak.planted and self.tune.privacy:
+            raise ValueError("give either `evaluate.leak.planted` or `tune.privacy.canaries`")
         if self.round and not self.round.learn and self.knowledge is None:
             raise ValueError(
                 "`[round]`: its answers reach nothing: set `learn = true`, or give `[knowledge]`"

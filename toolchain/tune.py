@@ -22,6 +22,7 @@ from toolchain.artifacts import (
     write_jsonl,
 )
 from toolchain.config import Frozen
+from toolchain.errors import ConfigError
 from toolchain.figures import FLAT, Forgotten, PrivacyFigures, StageFigures, TrainFigures
 from toolchain.general import GENERAL, passages
 from toolchain.models.adapter_config import check_base_name
@@ -29,7 +30,7 @@ from toolchain.privacy.canaries import FILE as CANARIES
 from toolchain.privacy.canaries import Canary, make_canaries, read_canaries, write_canaries
 from toolchain.privacy.protection import Protection, protection
 from toolchain.privacy.rules import refuse_faults
-from toolchain.processes import is_main, keep_together, speaking
+from toolchain.processes import is_main, keep_together, many, speaking
 from toolchain.progress import Reporter
 from toolchain.recipe import TuneSpec
 from toolchain.tool_use import said
@@ -86,6 +87,8 @@ class TuneFigures(StageFigures):
     """None where the base kept its own bits."""
     privacy: PrivacyFigures | None = None
     """None where nothing is claimed."""
+    planted: int | None = None
+    """Canaries of an audit, of which about half were learned; None where there are none."""
 
 
 class _MergeSpec(Frozen):
@@ -106,6 +109,8 @@ class _Lesson:
     """Number of conversations of each entry, in their order; empty where it does not matter."""
     spec: TuneSpec
     seed: int
+    planted: int = 0
+    """Canaries of an audit without a claim."""
 
 
 def tune(
@@ -119,6 +124,7 @@ def tune(
     general: Path = GENERAL,
     questions: Sequence[Question] = (),
     talk: Sequence[Mapping[str, Any]] = (),
+    planted: int = 0,
 ) -> Checkpoint:
     """Train a LoRA adapter on the conversations of `dataset`; write the merged checkpoint to `out`.
 
@@ -128,20 +134,31 @@ def tune(
 
     With general `questions` the share of them that is answered before and after is measured too;
     raise GateError if more is lost than the recipe allows. Of `talk`, general conversations, as
-    many are learned as the recipe says.
+    many are learned as the recipe says. With `planted` canaries about half of them are learned, by
+    the toss of coins that `canaries.jsonl` keeps; raise ConfigError where several processes train.
     """
     spec = spec.protected()
     refuse_faults(spec)
+    _refuse_coins(planted)
     asked = spread(questions, spec.general_questions)
     exam = Exam(dataset, spec, tuple(passages(general)), asked)
     rows = mixed(dataset.train(), talk, spec.general_share, seed)
     entries = dataset.entries() if spec.privacy else ()
-    lesson = _Lesson(base=base.path, exam=exam, rows=rows, entries=entries, spec=spec, seed=seed)
+    lesson = _Lesson(
+        base=base.path,
+        exam=exam,
+        rows=rows,
+        entries=entries,
+        spec=spec,
+        seed=seed,
+        planted=planted,
+    )
     inputs = {
         "base": base.digest,
         "dataset": dataset.digest,
         **exam.inputs,
         **({"talk": value_digest(list(talk))} if spec.general_share else {}),
+        **({"planted": str(planted)} if planted else {}),
     }
     tools = (*TOOLS, TOOL) if spec.base_bits == 4 else TOOLS
     work = Work(stage="tune", inputs=inputs, parameters=spec, seed=seed, tools=tools)
@@ -153,6 +170,14 @@ def tune(
     )
     check_forgotten("tune", TuneFigures.read(record.figures).forgotten, spec.max_forgotten)
     return Checkpoint(path=out, record=record, fresh=fresh)
+
+
+def _refuse_coins(planted: int) -> None:
+    if planted and many():
+        raise ConfigError(
+            "evaluate.leak: planted: several processes would toss different coins",
+            hint="audit in one process",
+        )
 
 
 def merge(
@@ -189,7 +214,9 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
 
     base, exam, spec = lesson.base, lesson.exam, lesson.spec
     tokenizer, model = load_tokenizer(base), load_model(base)
-    examples, too_long = conversations(tokenizer, lesson.rows, spec.max_tokens)
+    canaries = _canaries(lesson.planted, out / RESUME)
+    rows = [*lesson.rows, *(each.row for each in canaries if each.planted)]
+    examples, too_long = conversations(tokenizer, rows, spec.max_tokens)
     first = exam.look(model, tokenizer, report, "the base") if is_main() else None
     four = _FourBits.round(model, lesson, examples, tokenizer) if spec.base_bits == 4 else None
     adapted = with_lora(model, spec, lesson.seed, stage="tune")
@@ -204,6 +231,8 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
         training, protected = _learn(adapted, examples, lesson, out / RESUME, report), None
     if first is None:
         return None
+    if canaries:
+        write_canaries(out / CANARIES, canaries)
     save_adapter(adapted, out / ADAPTER, base=base.name)
     if four:
         merged = four.merge(base, out, report)
@@ -225,6 +254,7 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
         forgotten=lost,
         four_bits=four.figures if four else None,
         privacy=protected.figures(spec.privacy.canaries) if protected and spec.privacy else None,
+        planted=lesson.planted or None,
     )
 
 

@@ -1,6 +1,7 @@
 """What a recipe takes: times scaled from records, prices with their days, budgets."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,51 @@ def test_the_plans_tokens_are_compared_where_the_tokenizer_came_later(tmp_path: 
     assert pretrained.tokens == 10 * 8 * 10
 
 
+MODEL = {"file": "a.gguf", "parameters": 1_000_000}
+
+
+@pytest.mark.parametrize(
+    ("stage", "figures", "changes", "seconds"),
+    [
+        ("quantize", MODEL, {"asked": 1, "parameters": 3_000_000}, 0.1 + 3 * 9.9),
+        ("evaluate", {"questions": 20}, {"asked": 60}, 6 + 3 * 4.0),
+        ("evaluate", {"questions": 20}, {"parameters": 2_000_000}, 6 + 2 * 4.0),
+    ],
+)
+def test_a_stage_that_trains_nothing_is_scaled_by_its_amount(
+    stage: str, figures: dict[str, Any], changes: dict[str, Any], seconds: float, tmp_path: Path
+) -> None:
+    recorded(tmp_path, "one", stage, figures, seconds=10.0, cpu_s=10.0)
+    if stage != "quantize":
+        recorded(tmp_path, "one", "quantize", MODEL)
+    known = cost.records_in(tmp_path)
+    expected = cost.expect(work(stage=stage, tokens=0, **changes), known, 1.0)
+    assert expected.seconds == pytest.approx(seconds)
+    assert expected.cpu_s == pytest.approx(seconds)
+
+
+def test_what_other_work_adds_to_the_clock_is_in_no_processor_second(tmp_path: Path) -> None:
+    busy = {**TRAINED, "train_s": 90.0, "train_cpu_s": 30.0}
+    recorded(tmp_path, "one", "tune", busy, seconds=126.0, cpu_s=42.0)
+    expected = cost.expect(work(tokens=120_000), cost.records_in(tmp_path), 1.0)
+    assert (expected.seconds, expected.cpu_s) == (pytest.approx(216.0), pytest.approx(72.0))
+
+
+@pytest.mark.parametrize("nothing", [True, False])
+def test_a_distillation_is_foretold_by_what_the_recorded_one_found(
+    nothing: bool, tmp_path: Path
+) -> None:
+    one = {"trained_tokens": 20_000, "train_s": 10.0}
+    runs = {"control": one} if nothing else {"student": one, "control": one, "longer": one}
+    figures = {"parameters": 1_000_000, "before": {"nothing_to_teach": nothing}, **runs}
+    recorded(tmp_path, "one", "distill", figures, seconds=12.0 if nothing else 32.0)
+    planned = work(stage="distill", tokens=cost.DISTILL_TRAININGS * 20_000, asked=0)
+    expected = cost.expect(planned, cost.records_in(tmp_path), 1.0)
+    assert expected.seconds == pytest.approx(12.0 if nothing else 32.0)
+    assert ("nothing to teach" in expected.by) == nothing
+
+
 def test_what_is_no_record_of_a_training_is_passed_over(tmp_path: Path) -> None:
-    recorded(tmp_path, "one", "quantize", {"parameters": 5})
     recorded(tmp_path, "one", "tune", {**TRAINED, "train_s": 0.0})
     assert cost.records_in(tmp_path) == []
 
@@ -173,6 +217,16 @@ def test_a_table_of_prices_that_is_wrong_is_refused_by_its_key(
     assert problem in caught.value.message
 
 
+def test_each_row_says_where_its_figure_is_from_and_whether_that_was_read_again() -> None:
+    table = prices.load()
+    rows = [table.exchange, *table.gpu, *table.price, *table.grid]
+    assert all(row.source for row in rows)
+    marks = tuple({row.checked.partition(":")[0] for row in rows})
+    assert all(mark in ("not", "contradicted") or date.fromisoformat(mark) for mark in marks)
+    # Only figures that somebody else names as well count as read again.
+    assert sum(row.checked.startswith("20") for row in rows) == 9
+
+
 def said(*words: str) -> str:
     result = CliRunner().invoke(app, ["cost", "starter", *words])
     assert result.exit_code == 0, result.output
@@ -186,7 +240,9 @@ def test_cost_says_this_computer_first(tmp_path: Path) -> None:
     assert "within 30 CNY" in text
     assert "assumed: this computer draws 65 W" in text
     told = json.loads(said("--records", str(tmp_path), "--json"))
-    assert [stage["stage"] for stage in told["stages"]] == ["pretrain", "tune", "distill"]
+    assert [stage["stage"] for stage in told["stages"]] == [
+        *("pretrain", "tune", "distill", "quantize", "evaluate"),
+    ]
     assert len(told["offers"]) == 3
 
 

@@ -14,6 +14,8 @@ from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.general import GENERAL, passages
 from toolchain.models.checkpoints import load_model, load_tokenizer
+from toolchain.privacy.canaries import FILE as CANARIES
+from toolchain.privacy.canaries import read_canaries
 from toolchain.progress import Silent
 from toolchain.recipe import TuneSpec
 from toolchain.training.answers import loss_per_byte, loss_per_token
@@ -193,3 +195,25 @@ def test_conversations_that_are_all_too_long_are_refused(
         ArtifactError, match=r"^data set: all 8 conversations are longer than 5 tokens$"
     ):
         tune(base, dataset, spec, tmp_path / "out", Silent(), seed=0)
+
+
+def test_planted_canaries_are_learned_by_the_toss_of_coins_that_are_kept(
+    base: Checkpoint, dataset: Dataset, tuned: Checkpoint, report: Recorder, tmp_path: Path
+) -> None:
+    audited = tune(base, dataset, SPEC, tmp_path, report, seed=0, planted=40)
+    canaries = read_canaries(tmp_path / CANARIES)
+    learned = sum(each.planted for each in canaries)
+    figures = audited.record.figures
+    assert (len(canaries), figures["planted"]) == (40, 40)
+    assert figures["conversations"] == tuned.record.figures["conversations"] + learned
+    assert 0 < learned < 40
+    assert audited.record.key != tuned.record.key
+    assert not (tuned.path / CANARIES).exists()
+
+
+def test_canaries_are_not_planted_by_several_processes(
+    base: Checkpoint, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="several processes would toss different coins"):
+        tune(base, dataset, SPEC, tmp_path, Silent(), seed=0, planted=4)

@@ -7,16 +7,21 @@ share of that rate.
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from toolchain.align import resolved
 from toolchain.artifacts import RECORD
 from toolchain.checks import Ahead, Findings, conversations, data, model
 from toolchain.checks.conversations import Lengths
 from toolchain.checks.model import Base, Bases
-from toolchain.cost import Workload
+from toolchain.cost import DISTILL_TRAININGS, Workload, evaluated
 from toolchain.errors import FitError
+from toolchain.ingest.preferences import read_preferences
 from toolchain.models.weights import weight_files
+from toolchain.preferences import divided
 from toolchain.progress import duration
+from toolchain.recipe import Recipe
 
 SHARE = 0.3
 # Measured: 0.25 and 0.39 for tuning and pretraining the starter's 3.1 M parameters. That is 20 and
@@ -26,8 +31,13 @@ FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4
 """Operations per parameter and token: forward, backward through frozen weights, full backward.
 
 Source: arXiv:2001.08361, table 1."""
-DISTILL_TRAININGS = 3
-"""Trainings of `distill` where there is something to teach: student and two controls."""
+ALIGN_TRAININGS = 2
+"""Trainings of `align`: on preferences, and a control on the wanted answers."""
+PAIR_TOKENS = 128
+"""Tokens of both answers of a preference, taken where no record says how long it takes."""
+# Measured here: 7 million weights a processor second.
+WEIGHT_OPERATIONS = 4e3
+"""Operations that take as long as quantizing a weight, about."""
 ANSWER_TOKENS = 64
 """Tokens of an answer in a measurement; its prompt is read once."""
 ADAM_BYTES = 12
@@ -128,24 +138,65 @@ def _note_hours(
 
 
 def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
-    """Return what each stage that trains has to do; empty where that cannot be known yet."""
+    """Return what each stage has to do that takes time; empty where that cannot be known yet."""
     parts = data.look(ahead, findings)
     bases = model.look(ahead, findings)
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
-    if lengths is None or bases is None or bases.trained.model is None:
+    if parts is None or lengths is None or bases is None or bases.trained.model is None:
         return []
-    sizes = {"distill": parameters(bases.quantized), "quantize": parameters(bases.quantized)}
-    asked = min(ahead.recipe.tune.questions, lengths.held_out)
-    return [
+    sizes = {stage: parameters(bases.quantized) for stage in ("distill", "quantize", "align")}
+    learned = [
         Workload(
             stage=stage,
             parameters=sizes.get(stage, parameters(bases.trained)),
             tokens=_tokens(ahead, stage, lengths),
-            asked=0 if stage in ("pretrain", "quantize") else asked,
+            asked=min(_questions(ahead.recipe, stage), lengths.held_out),
             operations=count,
         )
         for stage, count in _operations(ahead, bases, lengths).items()
     ]
+    asking = _asking(ahead, parameters(bases.quantized), lengths)
+    works = {each.stage: each for each in (*asking, *learned)}
+    return [works[stage] for stage in ahead.stages if stage in works]
+
+
+def _questions(recipe: Recipe, stage: str) -> int:
+    """Return how many questions a stage that trains asks, at most."""
+    specs = {"tune": recipe.tune, "distill": recipe.distill, "align": recipe.align}
+    spec = specs.get(stage)
+    return spec.questions if spec else 0
+
+
+def _asking(ahead: Ahead, size: int, lengths: Lengths) -> Iterator[Workload]:
+    """Yield the stages that train nothing and take time; the plan itself reads as `ingest` does."""
+    if ahead.walks("quantize"):
+        yield _untrained("quantize", size, 1, WEIGHT_OPERATIONS * size)
+    if ahead.walks("evaluate"):
+        spec = ahead.recipe.evaluate
+        asked = min(spec.questions, lengths.held_out)
+        tokens = asked * spec.max_tokens + 2 * 2 * spec.kl_tokens
+        amount = evaluated(asked, spec.kl_tokens)
+        yield _untrained("evaluate", size, amount, FORWARD * size * tokens)
+
+
+def _untrained(stage: str, size: int, amount: float, operations: float) -> Workload:
+    return Workload(
+        stage=stage,
+        parameters=size,
+        tokens=0,
+        asked=amount,
+        operations=operations,
+        trains=False,
+    )
+
+
+def _preferences(ahead: Ahead) -> int:
+    """Return how many preferences `align` learns from."""
+    recipe = ahead.recipe
+    assert recipe.align
+    found = read_preferences(recipe.align, recipe.data, recipe.folder, lambda text: None)
+    _, used = resolved(recipe.align, found)
+    return len(divided(used, recipe.align.held_out_share, recipe.seed, ())[0])
 
 
 def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float:
@@ -158,6 +209,9 @@ def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float:
         return lengths.tokens * recipe.tune.epochs
     if stage == "distill" and recipe.distill:
         return DISTILL_TRAININGS * lengths.tokens * recipe.distill.epochs
+    if stage == "align" and recipe.align:
+        # Preferences: their answers are of any length, and records count them too.
+        return _preferences(ahead) * recipe.align.epochs
     return recipe.quantize.distill.tokens if recipe.quantize.distill else 0
 
 
@@ -183,6 +237,9 @@ def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float
         trained = DISTILL_TRAININGS * lengths.tokens * distill.epochs
         learned = (FORWARD + BACKWARD) * last * trained
         found["distill"] = learned + FORWARD * first * lengths.tokens
+    if (align := recipe.align) and ahead.walks("align"):
+        seen = _preferences(ahead) * align.epochs * PAIR_TOKENS
+        found["align"] = (FORWARD + BACKWARD_LORA) * last * seen * ALIGN_TRAININGS
     if (spec := recipe.quantize.distill) and ahead.walks("quantize"):
         found["quantize"] = (2 * FORWARD + BACKWARD) * last * spec.tokens
     return found

@@ -33,7 +33,12 @@ from toolchain.evaluate.divergence import (
     general_divergence,
     template_parity,
 )
-from toolchain.evaluate.forgetting import Earlier, forgetting, forgetting_failures
+from toolchain.evaluate.forgetting import (
+    Earlier,
+    forgetting,
+    forgetting_failures,
+    forgetting_note,
+)
 from toolchain.evaluate.leak import LeakTest, leak_failures, measure_leak, without_secrets
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.own import PROMPTS, own_answers
@@ -319,6 +324,8 @@ class _Exam:
         if earlier := self.texts.earlier:
             again = answer_all(child, earlier.chats, limits.answer, report)
             forgotten = forgetting(again, earlier)
+            if note := forgetting_note(forgotten, earlier):
+                report.note(f"evaluate: {note}")
         return _Asked(answers=answers, scores=scores, wording=worded, forgotten=forgotten)
 
     def probed(self, guard: Guard | None) -> ProbeFigures:

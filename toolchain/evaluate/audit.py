@@ -21,7 +21,8 @@ class Audit:
     """What is claimed, and the canaries that may refute it."""
 
     file: Path
-    epsilon: float
+    epsilon: float | None
+    """None where nothing is claimed."""
     delta: float
 
     @property
@@ -59,7 +60,7 @@ def score_of(child: Scorer, canary: Canary) -> float:
 
 def audit_failures(audit: AuditFigures | None) -> Iterator[str]:
     """Yield a sentence where a file gives away more than is claimed."""
-    if audit and audit.refutes:
+    if audit and audit.claimed is not None and audit.refutes:
         yield (
             f"{audit.right} of {audit.guesses} guesses about canaries are right: that is an ε of "
             f"at least {audit.epsilon_at_least:.2f}, and {audit.claimed:.2f} is claimed"

@@ -18,6 +18,8 @@ from toolchain.training.answers import exact_match
 from toolchain.training.probe import forgotten
 
 ANSWERS = "answers.jsonl"
+ROUNDING = 1e-6
+"""Largest difference of points that count as equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class Earlier:
     right: Sequence[bool]
     """For each of them, whether the file before gave the expected answer."""
     max_forgotten: float
-    """Percentage points that the exact match may fall."""
+    """Percentage points that the exact match may fall, beyond what chance explains."""
 
     @property
     def digest(self) -> str:
@@ -73,13 +75,29 @@ def forgetting(answers: Sequence[Answered], earlier: Earlier) -> Forgotten:
 
 
 def forgetting_failures(lost: Forgotten | None, earlier: Earlier | None) -> Iterator[str]:
-    """Yield a sentence if more was forgotten than the round allows."""
-    if lost and earlier and lost.points > earlier.max_forgotten + 1e-6:
-        yield (
-            f"on {lost.questions} held-out questions of the round before exact match fell "
-            f"from {lost.before:.1%} to {lost.now:.1%}, by {lost.points:.1f} "
-            f"points; the round allows {earlier.max_forgotten:g}"
+    """Yield a sentence if more was forgotten than the round allows and than chance explains."""
+    if lost and earlier and lost.points_at_least > earlier.max_forgotten + ROUNDING:
+        yield f"{_fell(lost)}; the round allows {earlier.max_forgotten:g}"
+
+
+def forgetting_note(lost: Forgotten | None, earlier: Earlier | None) -> str:
+    """Return a sentence if more was forgotten than the round allows, but chance may be why."""
+    if not lost or not earlier or lost.points_at_least > earlier.max_forgotten + ROUNDING:
+        return ""
+    if lost.points > earlier.max_forgotten + ROUNDING:
+        return (
+            f"{_fell(lost)}: more than the {earlier.max_forgotten:g} that the round allows, and no "
+            "more than chance gives; with more held-out questions it could be told"
         )
+    return ""
+
+
+def _fell(lost: Forgotten) -> str:
+    return (
+        f"on {lost.questions} held-out questions of the round before exact match fell "
+        f"from {lost.before:.1%} to {lost.now:.1%}, by {lost.points:.1f} "
+        f"± {100 * lost.error:.1f} points"
+    )
 
 
 def _key(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:

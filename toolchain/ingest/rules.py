@@ -32,6 +32,10 @@ class _Text(NamedTuple):
     """Messages before an answer, after the rules."""
 
 
+LOST = "lost bytes"
+"""Kind of dirt that nobody can mend, and the reason why an entry is dropped."""
+
+
 class TextRules:
     """Rules of one recipe; what they find goes into `found`."""
 
@@ -40,6 +44,8 @@ class TextRules:
         self._found = found
         self._redactor = Redactor(spec.redact, key)
         self._cleans, self._mends = spec.clean.mode != "off", spec.clean.mode == "mend"
+        self._has_lost = False
+        """Whether the entry that is looked at has a text with lost bytes."""
         self._redacts, self._replaces = spec.redact.mode != "off", spec.redact.mode == "replace"
 
     def entry(self, entry: Entry) -> Entry | str:
@@ -48,7 +54,10 @@ class TextRules:
             return entry
         # Phrasings share their answer: it is looked at once, and counted once.
         done: dict[tuple[str, str], str] = {}
+        self._has_lost = False
         phrasings = tuple(self._messages(entry.place, each, done) for each in entry.phrasings)
+        if self._has_lost and self._mends:
+            return LOST  # nobody knows what stood there, and a model would learn the garble
         entry = replace(entry, phrasings=phrasings)
         return self._of_language(entry) if self._cleans else entry
 
@@ -111,8 +120,10 @@ class TextRules:
     def _cleaned(self, given: _Text) -> str:
         text, dirt = dirt_in(given.text, html=self._spec.clean.html, mend=self._mends)
         for each in dirt:
-            is_mended = self._mends and each.mended is not None
-            self._add(given, each.kind, each.rule, "mended" if is_mended else "found")
+            is_lost = each.kind == LOST and given.part in PARTS.values()
+            self._has_lost |= is_lost
+            done = "dropped" if is_lost else "found" if each.mended is None else "mended"
+            self._add(given, each.kind, each.rule, done if self._mends else "found")
             if each.mended is not None:
                 self._show(given, each.mended)
         return text

@@ -26,7 +26,17 @@ def told(parts: Parts, spec: DataSpec) -> Iterator[str]:
             yield f"{name}: read as {file.form}"
         yield from _told_form(name, file)
     yield from _told_dirt(parts.read, spec)
+    yield from _told_dropped(parts.read)
     yield from _told_personal(parts.read, spec)
+
+
+def _told_dropped(read: Read) -> Iterator[str]:
+    """Yield why rows are dropped, and where the first one is."""
+    if not read.dropped:
+        return
+    each = ", ".join(f"{count:,} {reason}" for reason, count in read.dropped.reasons.most_common())
+    where, reason = read.dropped.first[0]
+    yield f"dropped: {each}; the first at {where} ({reason})"
 
 
 def _told_form(name: str, file: FileRead) -> Iterator[str]:
@@ -90,17 +100,21 @@ def preview(parts: Parts, spec: DataSpec) -> Iterator[str]:
         yield f"{name}: {file.form}, {file.rows:,} row{'s' * (file.rows != 1)}"
         yield from (f"  {line}" for each in file.first for line in _understood(each))
         yield from _told_form(name, file)
-    yield from _changed(parts)
+    yield from _changed(parts, spec)
     yield from _told_dirt(parts.read, spec)
+    yield from _told_dropped(parts.read)
     yield from _told_personal(parts.read, spec)
 
 
-def _changed(parts: Parts) -> Iterator[str]:
+def _changed(parts: Parts, spec: DataSpec) -> Iterator[str]:
     """Yield the first texts that are changed, or would be."""
     changes = parts.read.found.changes
+    does = {spec.clean.mode == "mend", spec.redact.mode == "replace"}
+    verb = "change, or would change" if len(does) > 1 else "change" if True in does else ""
+    verb = verb or "would change: as the recipe stands, they only report"
     if changes:
-        count = f"{len(changes)} text{'s' * (len(changes) != 1)}"
-        yield f"the first {count} that cleaning and redaction change, or would change:"
+        first = "the first text" if len(changes) == 1 else f"the first {len(changes)} texts"
+        yield f"{first} that cleaning and redaction {verb}:"
     for change in changes:
         yield f"  {change.place} {change.part}"
         yield from (f"    {line}" for line in _difference(change))

@@ -166,6 +166,7 @@ def _tune(flow: Flow) -> Checkpoint:
         general=flow.general(recipe.evaluate.general),
         questions=flow.questions(),
         talk=flow.talk() if recipe.tune.general_share else (),
+        planted=recipe.evaluate.leak.planted,
     )
     flow.unmerged = replace(base, adapter=out / ADAPTER)
     four = TuneFigures.read(flow.checkpoint.record.figures).four_bits
@@ -585,10 +586,12 @@ def _leak_test(recipe: Recipe) -> "LeakTest | None":
 
 
 def _audit(flow: Flow) -> "Audit | None":
-    """Return the canaries of a private training, and what it claims; None if it planted none."""
+    """Return the canaries of a training, and what it claims; None if it planted none."""
     from toolchain.evaluate.audit import Audit
-    from toolchain.privacy.canaries import FILE
+    from toolchain.privacy.canaries import FILE, PLAIN_DELTA
 
+    if flow.recipe.evaluate.leak.planted:
+        return Audit(file=flow.settings.out / "tune" / FILE, epsilon=None, delta=PLAIN_DELTA)
     spec = flow.recipe.privacy
     if spec is None or not spec.canaries:
         return None

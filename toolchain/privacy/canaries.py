@@ -16,6 +16,8 @@ from toolchain.artifacts import read_jsonl, write_jsonl
 
 FILE = "canaries.jsonl"
 CONFIDENCE = 0.95
+PLAIN_DELTA = 1e-5
+"""δ of an audit of a training that claims nothing."""
 DIGITS = 8
 PRECISION = 1e-4
 
@@ -122,4 +124,5 @@ def audit_words(audit: Mapping[str, Any]) -> str:
     return (
         f"ε ≥ {least:.2f} by {audit.get('right')} of {audit.get('guesses')} right guesses about "
         f"{audit.get('canaries')} canaries"
+        + ("" if audit.get("claimed") is not None else ", which it has learned: for an audit alone")
     )

@@ -39,6 +39,8 @@ class Licence(Frozen):
     condition: str = ""
     """What else is asked of whoever gets the work, in a sentence."""
     source: str
+    checked: str
+    """When the text was read again and in which copy; else that it was not, and why."""
 
 
 class _Table(Frozen):

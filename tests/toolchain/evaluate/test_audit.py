@@ -46,3 +46,12 @@ def test_a_canary_is_scored_by_its_answer_alone(tmp_path: Path) -> None:
         assert score_of(child, longer) < score_of(child, canaries[0]) < 0
         found = measure_audit(child, audit, Silent())
     assert (found.canaries, found.guesses, found.claimed) == (12, 8, 2.0)
+
+
+def test_an_audit_without_a_claim_refutes_nothing_and_says_what_it_is_for() -> None:
+    found = AuditFigures(canaries=60, guesses=40, right=40, epsilon_at_least=2.3)
+    assert not found.refutes
+    assert list(audit_failures(found)) == []
+    assert audit_words(found.as_json()).endswith(
+        "about 60 canaries, which it has learned: for an audit alone"
+    )

@@ -82,3 +82,11 @@ def test_every_row_is_an_id_with_its_source_and_refers_to_known_rows(row: object
 )
 def test_a_licence_is_known_by_the_beginning_of_its_text(text: str, licence: str) -> None:
     assert named_in(text) == licence
+
+
+def test_each_row_says_which_text_it_is_from_and_whether_that_was_read_again() -> None:
+    unread = [row.id for row in rows().values() if row.checked.startswith("not: ")]
+    assert unread == ["LicenseRef-Qwen-Research"]
+    dated = [row.checked[:4] for row in rows().values() if row.id not in unread]
+    assert set(dated) == {"2026"}
+    assert all(row.source for row in rows().values())

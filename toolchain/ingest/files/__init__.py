@@ -50,7 +50,7 @@ FILES: Mapping[str, FileKind] = MappingProxyType(
     }
 )
 """Ending → kind of file."""
-_PACKED = ".gz"
+_PACKED, _PARQUET = ".gz", ".parquet"
 _OTHER_ENDINGS = {
     ".zst": "unpack it first: unzstd {0}",
     ".bz2": "unpack it first: bunzip2 {0}",
@@ -67,7 +67,9 @@ def is_of_lines(name: str, path: Path) -> bool:
     ending, is_packed = _ending(name)
     kind = FILES.get(ending)
     source = Source(name=name, path=path, is_packed=is_packed)
-    return kind is not None and not is_packed and kind.has_lines(source)
+    # Lines of UTF-16 do not end at a byte.
+    is_plain = kind is not None and not is_packed and not source.is_wide
+    return is_plain and kind is not None and kind.has_lines(source)
 
 
 def read_rows(name: str, path: Path, cut: Cut | None = None) -> tuple[str, Iterator[Raw]]:
@@ -80,7 +82,9 @@ def read_rows(name: str, path: Path, cut: Cut | None = None) -> tuple[str, Itera
     if kind is None or (is_packed and not kind.may_be_packed):
         hint = _OTHER_ENDINGS.get(ending, f"known: {', '.join(FILES)}, each but Parquet as .gz too")
         raise ArtifactError(f"{name}: files of this kind are not read", hint=hint.format(name))
-    return kind.name, kind.read(Source(name=name, path=path, is_packed=is_packed, cut=cut))
+    source = Source(name=name, path=path, is_packed=is_packed, cut=cut)
+    encoding = " in UTF-16" if ending != _PARQUET and source.is_wide else ""
+    return kind.name + encoding, kind.read(source)
 
 
 def expanded(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:

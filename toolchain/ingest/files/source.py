@@ -1,11 +1,13 @@
 """A file as it is opened: packed or not, as bytes or as lines of text."""
 
+import codecs
 import gzip
 import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
@@ -13,6 +15,8 @@ from toolchain.errors import ArtifactError
 from toolchain.ingest.entries import Document, Place
 from toolchain.texts import Unreadable, decoded
 
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_WIDE_CHUNK = 1 << 16
 MAX_LINE_BYTES = 16 << 20
 """Limit of a line, a cell and an element of a list."""
 Raw: TypeAlias = tuple[Place, Any | Document | ArtifactError]
@@ -35,7 +39,7 @@ class Cut:
     """Number of lines before it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """One file of data, or a part of it."""
 
@@ -49,15 +53,8 @@ class Source:
     def opened(self) -> Iterator[IO[bytes]]:
         """Open the file; raise ArtifactError for what cannot be read or unpacked."""
         try:
-            if self.is_packed:
-                with gzip.open(self.path) as unpacked:
-                    limit = max(LEAST_LIMIT_BYTES, MAX_RATIO * self.path.stat().st_size)
-                    bounded = _Bounded(self.name, cast("IO[bytes]", unpacked), limit)
-                    with io.BufferedReader(bounded) as stream:
-                        yield cast("IO[bytes]", stream)
-            else:
-                with self.path.open("rb") as plain:
-                    yield plain
+            with self._stored() as stream:
+                yield _as_utf8(self.name, stream) if self.is_wide else stream
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ArtifactError(
                 f"{self.name}: cut off or damaged: {str(error).lower()}",
@@ -66,6 +63,29 @@ class Source:
         except OSError as error:
             reason = error.strerror or error
             raise ArtifactError(f"{self.name}: cannot be read: {reason}") from error
+
+    @contextmanager
+    def _stored(self) -> Iterator[IO[bytes]]:
+        """Open the bytes of the file, unpacked."""
+        if not self.is_packed:
+            with self.path.open("rb") as plain:
+                yield plain
+            return
+        with gzip.open(self.path) as unpacked:
+            limit = max(LEAST_LIMIT_BYTES, MAX_RATIO * self.path.stat().st_size)
+            bounded = _Bounded(self.name, cast("IO[bytes]", unpacked), limit)
+            with io.BufferedReader(bounded) as stream:
+                yield cast("IO[bytes]", stream)
+
+    @cached_property
+    def is_wide(self) -> bool:
+        """Whether the file begins with the mark of UTF-16, as Excel's `Unicode Text` does."""
+        try:
+            with self._stored() as stream:
+                head = stream.read(4)
+        except (OSError, EOFError, zlib.error):
+            return False  # `opened` says what is wrong
+        return head[:2] in _WIDE_MARKS and head != codecs.BOM_UTF32_LE
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Yield number and text of each line; only a line feed ends one."""
@@ -101,6 +121,43 @@ class Source:
             raise ArtifactError(f"{self.name}:{number}: {error.problem}", hint=hint) from error
 
 
+def _as_utf8(name: str, stream: IO[bytes]) -> IO[bytes]:
+    """Return a stream in UTF-16 as one in UTF-8."""
+    return cast("IO[bytes]", io.BufferedReader(_Narrowed(name, stream)))
+
+
+class _Narrowed(io.RawIOBase):
+    """What a file in UTF-16 holds, as UTF-8."""
+
+    def __init__(self, name: str, stream: IO[bytes]) -> None:
+        self._name = name
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-16")()
+        self._ready = b""
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; raise ArtifactError for what is no UTF-16."""
+        while not self._ready:
+            content = self._stream.read(_WIDE_CHUNK)
+            self._read += len(content)
+            try:
+                self._ready = self._decoder.decode(content, final=not content).encode()
+            except UnicodeDecodeError as error:
+                raise ArtifactError(
+                    f"{self._name}: not valid UTF-16 within its first {self._read:,} bytes",
+                    hint="save it as UTF-8",
+                ) from error
+            if not content:
+                break
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+
 class _Bounded(io.RawIOBase):
     """What a packed file holds, up to a limit: a megabyte may hold a gigabyte of one row."""
 
@@ -125,4 +182,7 @@ class _Bounded(io.RawIOBase):
         return len(content)
 
 
-_NOT_UTF8 = "save it as UTF-8; of a Chinese Windows: `iconv -f GB18030 -t UTF-8 OLD > NEW`"
+_NOT_UTF8 = (
+    "save it as UTF-8: `iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW`; of a Chinese Windows: "
+    "`iconv -f GB18030 -t UTF-8 OLD > NEW`"
+)

@@ -9,6 +9,10 @@ from toolchain.ingest.entries import Entry, Place
 from toolchain.opening import dialogue
 
 USUAL = 'an entry is {"question", "answer"} or {"messages"}'
+HARVEST_HINT = (
+    "that is a harvest: `said` is what the model answered, and nobody says that it is right; "
+    "`demitasse label RECIPE` takes answers for its questions, `[align] files` learns its ratings"
+)
 NAMES = (
     ("question", "answer"),
     ("q", "a"),
@@ -61,6 +65,9 @@ def others(row: Mapping[str, Any], *known: str) -> tuple[str, ...]:
 
 def hint_for(row: Mapping[str, Any]) -> str:
     """Return what to do about a row without a question or an answer."""
+    if {"question", "said", "rating"} <= row.keys():
+        # A mapping would teach the model its own answers, the wrong ones too.
+        return HARVEST_HINT
     texts = [str(key) for key, value in row.items() if isinstance(value, str | list)]
     if len(texts) < 2 or any("=" in key or "," in key for key in texts):
         return USUAL

@@ -34,7 +34,12 @@ NOT_LOOKED_FOR: Mapping[str, str] = MappingProxyType(
         "name": "names without a cue such as `姓名：`, `Mr.` or `Herr`",
         "address": "addresses without a number, and those of other countries than China, "
         "Germany, Austria, the United States and the United Kingdom",
-        "phone": "local numbers without a cue such as `电话` or `Telefon`",
+        "phone": "local numbers, and mobile ones in unusual groups, without a cue such as `电话` "
+        "or `Telefon`",
+        "cn_id": "identity numbers of other countries, and those of Hong Kong, Macao and Taiwan",
+        "email": "addresses such as `name at firm.com`: `look at firm.com` is none",
+        "plate": "plates of other countries, and of embassies, without a cue such as `车牌` or "
+        "`Kennzeichen`",
         "secret": "passwords without a cue, and those of letters alone or digits alone",
     }
 )

@@ -1,11 +1,13 @@
 """Numbers of payment cards: an issuer's prefix, its lengths, and the check digit (ISO/IEC 7812).
 
+Accounts by their IBAN count as cards (toolchain/ingest/redact/iban.py).
 By the check digit alone one number in ten would be a card.
 """
 
 import re
 from collections.abc import Iterator
 
+from toolchain.ingest.redact import iban
 from toolchain.ingest.redact.kind import BREAK, LEFT, RIGHT, Draw, Kind, Span, digits_of, spans
 
 _ISSUERS = (
@@ -28,7 +30,9 @@ _ISSUERS = (
 """First and last prefix of an issuer, and the lengths of its numbers."""
 _CARD = re.compile(
     rf"(?<!\d[-./ ]){LEFT}(?:\d{{14,19}}"
-    r"|\d{4}(?P<sep>[-.\u200b\t]| {1,2})\d{4}(?:(?P=sep)\d{4}){2}(?:(?P=sep)\d{1,3})?"
+    r"|\d{4}(?P<sep>[-._/·\u200b\t]| {1,2}| - )\d{4}(?:(?P=sep)\d{4}){2}(?:(?P=sep)\d{1,3})?"
+    # Bank cards of China show the issuer's six digits apart; some write two halves.
+    r"|\d{6}[- ]\d{10,13}|\d{6}(?P<six>[- ])\d{4}(?P=six)\d{4}(?P=six)\d{2,5}|\d{8}[- ]\d{8}"
     # Where a line ends in the middle the issuer and the check digit must do.
     rf"|\d{{4}}(?:(?:[- ]|{BREAK})\d{{4}}){{3}}(?:(?:[- ]|{BREAK})\d{{3}})?"
     rf"|3\d{{3}}(?P<amex>[-.\t]| {{1,2}})\d{{6}}(?P=amex)\d{{4,5}}){RIGHT}"
@@ -49,6 +53,7 @@ def _find(text: str) -> Iterator[Span]:
         digits = digits_of(text[span.start : span.end])
         if len(set(digits)) > 1 and _has_issuer(digits) and has_check_digit(digits):
             yield span
+    yield from iban.find(text)
 
 
 def _has_issuer(digits: str) -> bool:
@@ -66,7 +71,7 @@ def _lifelike(draw: Draw) -> str:
 
 KIND = Kind(
     name="card",
-    may_hold=re.compile(r"\d{4}[-. \u200b\t\r\n]{0,12}\d{4}").search,
+    may_hold=re.compile(r"\d{4}[-._/· \u200b\t\r\n]{0,12}\d{2}").search,
     find=_find,
     lifelike=_lifelike,
 )

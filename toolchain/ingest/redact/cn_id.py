@@ -54,15 +54,17 @@ REGIONS = frozenset(
 foreigners."""
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _CHECKS = "10X98765432"
-_WHOLE = re.compile(rf"{LEFT}\d{{6}}{SEP}(?:18|19|20)\d{{2}}{SEP}\d{{4}}{SEP}\d{{3}}[\dXx]{RIGHT}")
+# In whatever groups it is written: the date of birth and the check digit must do.
+_WHOLE = re.compile(rf"{LEFT}[1-9](?:{SEP}\d){{16}}{SEP}[\dXx]{RIGHT}")
 _CUE = (
     r"(?:身份证|证件|居民证|身份号码|ID card)(?:明)?(?:号码|号|number)?"
     r"\s*(?:是|为|[:：#]|is)?\s*"
 )
 _CUED = re.compile(rf"{_CUE}(?P<value>\d{{15}}|\d{{17}}[\dXx]){RIGHT}", re.IGNORECASE)
 _PASSPORT = re.compile(
-    rf"(?:护照|通行证|passport)\s*(?:号码|号|number|no\.?)?\s*(?:是|为|[:#]|is)?\s*"
-    rf"(?P<value>[A-Z]{{1,2}}\d{{7,9}}){RIGHT}",
+    r"(?:护照|通行证|回乡证|台胞证|军官证|passport)\s*(?:号码|号|number|no\.?)?\s*"
+    r"(?:是|为|[:#]|is)?\s*"
+    rf"(?P<value>[A-Z]{{1,2}}\d{{7,9}}|(?:(?<=台胞证)|(?<=台胞证[:号 ]))\d{{8}}){RIGHT}",
     re.IGNORECASE,
 )
 

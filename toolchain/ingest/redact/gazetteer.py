@@ -382,6 +382,13 @@ CITIES = [
     "余姚",
     "晋江",
     "台北",
+    "新北",
+    "台中",
+    "台南",
+    "高雄",
+    "桃园",
+    "九龙",
+    "香港岛",
     "高雄",
 ]
 """Prefectures, and county cities that stand for themselves in addresses."""

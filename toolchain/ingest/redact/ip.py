@@ -6,9 +6,13 @@ from collections.abc import Iterator
 
 from toolchain.ingest.redact.kind import Draw, Kind, Span, spans
 
-_FOUR = re.compile(r"(?<![0-9A-Za-z.])(?:\d{1,3}\.){3}\d{1,3}(?![0-9A-Za-z]|\.\d)")
+# `1.2.3[.]4` is how reports of attacks write them.
+_FOUR = re.compile(
+    r"(?<![0-9A-Za-z.])\d{1,3}(?:(?:\.|\[\.\]|\(\.\)|。)\d{1,3}){3}(?![0-9A-Za-z]|\.\d)"
+)
 _SIX = re.compile(
-    r"(?<![0-9A-Za-z.])(?<![0-9A-Za-z:]:)(?:[0-9A-Fa-f]{1,4}|(?=::))(?::[0-9A-Fa-f]{0,4}){2,7}"
+    # A word before a colon is a cue, a group of hexadecimal digits is a part of the address.
+    r"(?<![0-9A-Za-z.])(?:(?<![0-9A-Za-z:]:)|(?<=[g-zG-Z]:)|(?<=[vV]6:)|(?<=[A-Za-z]{4}:))(?:[0-9A-Fa-f]{1,4}|(?=::))(?::[0-9A-Fa-f]{0,4}){2,7}"
     r"(?![0-9A-Za-z:])"
 )
 _GLOBAL_SIX = ipaddress.ip_network("2000::/3")
@@ -59,7 +63,7 @@ def _find(text: str) -> Iterator[Span]:
 
 def _address(value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(value)
+        return ipaddress.ip_address(re.sub(r"[\[\]()]", "", value).replace("。", "."))
     except ValueError:
         return None
 
@@ -79,7 +83,7 @@ def _lifelike(draw: Draw) -> str:
 
 KIND = Kind(
     name="ip",
-    may_hold=re.compile(r"\d\.\d|[0-9A-Fa-f:]:[0-9A-Fa-f:]").search,
+    may_hold=re.compile(r"\d[.。\[(][.\d]|[0-9A-Fa-f:]:[0-9A-Fa-f:]").search,
     find=_find,
     is_reserved=_is_reserved,
     normal=lambda value: str(_address(value) or value),

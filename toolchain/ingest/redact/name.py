@@ -17,8 +17,8 @@ _BEHIND = (
     "的了是在有和与及或已将会要想来去说问称向对把被给请让为于从到由住家今现我你他她它这那就都也还不没很"
     "电话手机身份证地址生年岁男女先士小您号联系以经办购买订收到需因反映投诉咨询出签申报入登退支付"
 )
-_GIVEN = rf"[{_HAN}](?:(?![{_BEHIND}])[{_HAN}])?"
-_CHINESE = rf"(?:{_SURNAME}{_GIVEN}|[{_HAN}]{{2,6}}·[{_HAN}]{{2,8}})"
+_GIVEN = rf"(?![吗呢吧啊么])[{_HAN}](?:(?![{_BEHIND}])[{_HAN}])?"
+_CHINESE = rf"(?:{_SURNAME}{_GIVEN}|(?![是为叫])[{_HAN}]{{2,6}}·[{_HAN}]{{2,8}})"
 _STRONG = re.compile(
     r"(?:姓名|名字|联系人|收件人|收货人|寄件人|发件人|申请人|经办人|负责人|投保人|被保险人|持卡人|开户人|户主|"
     r"法人|法定代表人|当事人|紧急联系人|客户名|用户名|患者|病人|客户|业主|租客|房东|学生|员工|签名|本人|业务员|快递员)"
@@ -26,15 +26,23 @@ _STRONG = re.compile(
 )
 # Here the name follows without a colon, so that only cues that nothing else follows are taken.
 _PLAIN = re.compile(
-    r"(?:我叫|名叫|叫做|我的名字是|名字叫|名字是|姓名是|姓名为|联系人是|联系人为|收件人是|收件人为|收货人是|联系人|"
+    r"(?:姓名(?=\s)|我叫|名叫|叫做|我的名字是|名字叫|名字是|姓名是|姓名为|联系人是|联系人为|收件人是|收件人为|收货人是|联系人|"
     rf"收件人|收货人|寄件人|申请人|经办人|持卡人|投保人|户主|本人)\s?(?P<value>{_CHINESE})"
 )
 _TITLED = re.compile(
     rf"(?P<value>{_SURNAME}(?:[{_HAN}]{{1,2}}?)??)(?=先生|女士|小姐|太太)(?!(?:女士|先生)们)"
 )
-_I_AM = re.compile(
-    r"我是(?P<value>[王李张刘陈杨赵吴徐孙朱胡郭罗郑梁谢宋唐许邓冯韩曹彭潘董袁蒋杜魏吕沈姚卢姜崔谭廖汪陆]"
-    rf"[{_HAN}]{{1,2}})(?=[，,。.!！;；\s]|$)"
+_USUAL = "王李张刘陈杨赵吴徐孙朱胡郭罗郑梁谢宋唐许邓冯韩曹彭潘董袁蒋杜魏吕沈姚卢姜崔谭廖汪陆"
+_I_AM = re.compile(rf"我是(?P<value>[{_USUAL}][{_HAN}]{{1,2}})(?=[，,。.!！;；\s]|$)")
+_PATIENT = re.compile(
+    r"(?:患者|病人|客户|学员|会员|住户)(?!何时|何种|周围|周期|周末|黄疸|许多|谢谢|江边)"
+    rf"(?P<value>[{_USUAL}周黄何林][{_HAN}]{{1,2}})(?=[，,。；;（(])"
+)
+# `谢谢老师`, `也许老师会`: two surnames are words of thanks and of doubt.
+_PROFESSION = re.compile(
+    rf"(?<![谢感多致也或允])(?P<value>[{_USUAL}周黄林何高马])(?=老师|医生|教授|律师|师傅|主任|经理)"
+    rf"|(?<![{_HAN}])(?!谢谢|许多|马上|周末|何种|何时|唐代|宋代)(?P<whole>[{_USUAL}周黄林何高马]"
+    rf"(?![中级等校])[{_HAN}]{{1,2}}?)(?=老师|医生|教授|律师|师傅)"
 )
 # `O'Neill`, `Smith-Jones`, `MÜLLER`: a name is replaced to its end, or the rest gives it away.
 _PART = rf"[{UPPER}](?:['’-]?[{LATIN}])+"
@@ -48,6 +56,11 @@ _ENGLISH = re.compile(
     r"[Cc]ustomer:|[Pp]atient:|[Rr]ecipient:|[Ss]igned(?: by)?:?)|(?:姓名|联系人|收件人):)\s?"
     rf"(?P<value>{_LATIN})"
 )
+_SAID = re.compile(
+    rf"(?<![A-Za-z])(?:I'm|I’m|I am)\s(?P<value>{_PART} {_PART}(?: {_PART})?)(?=\s?[,.;!\n]|$)"
+    rf"|(?<![A-Za-z])[Tt]his is (?P<caller>{_PART} {_PART}(?: {_PART})?)"
+    r"(?= (?:calling|speaking|from|here))"
+)
 _ENGLISH_TITLED = re.compile(rf"(?<![A-Za-z])(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof)\.?\s(?P<value>{_LATIN})")
 _GERMAN = re.compile(
     r"(?:[Mm]ein Name ist|[Ii]ch hei(?:ß|ss)e|[Mm]it freundlichen Grüßen,?\s{1,3}|"
@@ -60,18 +73,22 @@ _GERMAN_TITLED = re.compile(
 )
 _LETTER = re.compile(
     rf"(?:^|\n)(?:Dear|Hi|Hello) (?P<value>{_LATIN}),|"
-    rf"(?:[Rr]egards|[Ss]incerely|[Cc]heers|[Tt]hanks),\s{{1,3}}(?P<signed>{_LATIN})\s*(?:\n|$)"
+    rf"(?:[Rr]egards|[Ss]incerely|[Cc]heers|[Tt]hanks|(?:Gr(?:ü|ue)(?:ß|ss)en?|Gru(?:ß|ss)|(?<![A-Za-z])[LV]G))"
+    rf"(?:,\s{{1,3}}|[ \t]*\n\s{{0,2}})(?P<signed>{_LATIN})\s*(?:\n|$)"
 )
 _PATTERNS = (
     ("cue", _STRONG),
     ("cue", _PLAIN),
     ("title", _TITLED),
     ("cue", _I_AM),
+    ("cue", _PATIENT),
     ("cue", _ENGLISH),
     ("cue", _GERMAN),
     ("title", _GERMAN_TITLED),
     ("title", _ENGLISH_TITLED),
 )
+_EITHER = (("letter", _LETTER), ("title", _PROFESSION), ("cue", _SAID))
+"""Patterns with two groups, of which one has the value."""
 _NOBODYS = re.compile(
     r"某|(?:^|\s)Doe$|"
     r"^(?:Sir|Madam|All|Team|There|Customer|Support|Friend|Everyone|User|Name|Your|"
@@ -84,9 +101,9 @@ _STEMS = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
 def _find(text: str) -> Iterator[Span]:
     for rule, pattern in _PATTERNS:
         yield from spans(pattern, text, rule)
-    for match in _LETTER.finditer(text):
-        group = "value" if match["value"] else "signed"
-        yield Span(*match.span(group), "letter")
+    for rule, pattern in _EITHER:
+        for match in pattern.finditer(text):
+            yield Span(*match.span(match.lastgroup or 0), rule)
 
 
 def _lifelike(draw: Draw) -> str:
@@ -102,7 +119,8 @@ KIND = Kind(
     may_hold=re.compile(
         r"[名人叫客户患者病学生员工业主房东租先女小太我签]|[Nn]ame|Mr|Ms|Dr|Prof|Miss|Mx|ontact|ustomer|"
         r"atient|ecipient|igned|Dear|H[ie]|egards|incerely|heers|hanks"
-        r"|Herr|Frau|ein Name|hei[ßs]|Kund|[Pp]artner|Empf|Absender|freundlich|[Nn]achname|Vorname"
+        r"|Herr|Frau|ein Name|I'm|I’m|I am|his is|Gr[uü]|[LV]G|老师|医|教授|律师|师傅|主任|经理"
+        r"|hei[ßs]|Kund|[Pp]artner|Empf|Absender|freundlich|[Nn]achname|Vorname"
     ).search,
     find=_find,
     is_reserved=lambda value: bool(_NOBODYS.search(value)),

@@ -10,30 +10,44 @@ from toolchain.ingest.redact.kind import LEFT, RIGHT, SEP, Draw, Kind, Span, dig
 
 _MOBILE = re.compile(
     rf"(?<!\d[-./]){LEFT}(?:(?:\((?:\+|00)?86\)|(?:\+|00)?86){SEP})?"
-    rf"1(?:3\d|4[014-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9[0-35-9]){SEP}\d{{4}}{SEP}\d{{4}}{RIGHT}"
+    rf"1(?:3\d|4[014-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9[0-35-9])"
+    rf"(?:{SEP}\d{{4}}{SEP}\d{{4}}|(?P<sep>[- ])\d{{3}}(?P=sep)\d{{5}}){RIGHT}"
 )
+_EXTENSION = r"(?:(?:-|转|,?\s?(?:ext\.?|extension|x|分机|转|Durchwahl))\s?\d{1,5})?"
 _AREA = r"(?:10|2\d|[3-9]\d{2})"
 _LANDLINE = re.compile(
-    rf"(?<!\d[-./]){LEFT}(?:\(0{_AREA}\)\s?|(?:\+|00)86[- ]?0?{_AREA}[- ]?|0{_AREA}[- ]?)"
-    rf"[2-8]\d{{2,3}}[- ]?\d{{4}}(?:(?:-|转|ext\.?)\s?\d{{1,5}})?{RIGHT}"
+    rf"(?<!\d[-./]){LEFT}(?:\(0{_AREA}\)\s?|0{_AREA}[- ]?"
+    rf"|(?:(?:\+|00)86[- ]?|86[- ])(?:\(0\))?(?:0?{_AREA}|\(0?{_AREA}\))[- ]?)"
+    rf"[2-8]\d{{2,3}}[- ]?\d{{4}}{_EXTENSION}{RIGHT}"
 )
 _HOTLINE = re.compile(rf"(?<!\d[-./]){LEFT}[48]00{SEP}\d{{3,4}}{SEP}\d{{3,4}}{RIGHT}")
 # ITU-T E.164: at most 15 digits with the country code.
 _INTERNATIONAL = re.compile(
     r"(?<![0-9A-Za-z+])(?<!\d[.])(?:\+[1-9]\d{0,2}|00[1-9]\d{0,2}[- .])"
-    rf"(?:[- .]?(?:\(\d{{1,4}}\)|\d{{1,4}})){{2,6}}(?:x\d{{1,5}})?{RIGHT}"
+    rf"(?:[- .]?(?:\(\d{{1,4}}\)|\d{{1,4}})){{2,6}}{_EXTENSION}{RIGHT}"
 )
 _AMERICAN = re.compile(
     rf"(?<!\d[-. ]){LEFT}(?:\+?1[-. ])?(?:\([2-9]\d{{2}}\)\s?|[2-9]\d{{2}}[-.])"
-    rf"[2-9]\d{{2}}[-.]\d{{4}}(?:x\d{{1,5}})?{RIGHT}(?![-.]\d)"
+    rf"[2-9]\d{{2}}(?:[-.]|(?<=\) \d{{3}}) )\d{{4}}{_EXTENSION}{RIGHT}(?![-.]\d)"
 )
 # 015, 016 and 017 are mobiles of Germany (Bundesnetzagentur); its other numbers need a cue.
 _GERMAN = re.compile(rf"(?<!\d[-./]){LEFT}01[567]\d{{1,2}}[-/ ]\s?\d{{3,4}}[- ]?\d{{3,5}}{RIGHT}")
+# A slash behind the code of a place is what only Germany and Austria write.
+_GERMAN_PLACE = re.compile(
+    rf"(?<!\d[-./])(?<!/){LEFT}0[2-9]\d{{1,4}} ?/ ?\d{{4,8}}(?:-\d{{1,4}})?{RIGHT}(?!/)"
+)
+_BRITISH = re.compile(
+    rf"(?<!\d[-./ ]){LEFT}07[1-9]\d{{2}}[ -]\d{{3}}[ -]?\d{{3}}{RIGHT}(?![-. ]\d)"
+)
+# Mobiles of France; pairs of digits are also what dumps of memory look like.
+_FRENCH = re.compile(rf"(?<!\d[-./ ]){LEFT}0[67](?:[ .-]\d{{2}}){{4}}{RIGHT}(?![-. ]\d)")
 _CUED = re.compile(
-    r"(?:电话|手机|座机|联系方式|致电|拨打|传真|(?<![A-Za-z])(?:tel|telephone|phone|mobile|cell|fax|"
-    r"whatsapp|call|telefon|handy|mobil|rufnummer|durchwahl|telefax))"
-    r"(?:号码|号|\s?number|nummer)?(?:\s+me\s+(?:at|on))?\s*(?:是|为|[:.]|is|at|ist|lautet)?\s*"
-    rf"(?P<value>\+?\(?\d[-\d ()/]{{5,18}}\d){RIGHT}",
+    r"(?:电话|手机|座机|联系方式|致电|拨打|传真|热线|(?<![A-Za-z])(?:tel|telephone|phone|mobile|cell|fax|"
+    r"whatsapp|viber|telegram|call|ring|text|reach|contact|my number|telefon|handy|mobil|rufnummer|"
+    r"durchwahl|telefax|erreichbar|anrufen|t[ée]l[ée]phone|t[ée]l|tel[ée]fono|m[óo]vil|portable))"
+    r"(?:号码|号|\s?number|nummer)?(?:\s+(?:me|us|him|her))?(?:\s+(?:at|on|under|unter))?"
+    r"\s*(?:是|为|\.?:|\.|is|at|ist|lautet)?\s*"
+    rf"(?P<value>\+?\(?\d[-.\d ()/]{{5,20}}\d){RIGHT}",
     re.IGNORECASE,
 )
 _RULES = (
@@ -43,18 +57,28 @@ _RULES = (
     ("country code", _INTERNATIONAL),
     ("American", _AMERICAN),
     ("German mobile", _GERMAN),
+    ("German landline", _GERMAN_PLACE),
+    ("British mobile", _BRITISH),
+    ("French mobile", _FRENCH),
 )
+_ABROAD = re.compile(r"(?:\+|(?<![0-9])00)(?!86)[1-9]\d{0,2}[- .]?$")
+_FRACTION = re.compile(r"(?:\+|00)\d{1,3}\.\d+")
+"""`+1.12345679`, `[00545.227783]`: a number with a fraction, a time since the start."""
 _DATE = re.compile(r"(?:19|20)\d{2}-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])")
 
 
 def _find_mobile(text: str) -> Iterator[Span]:
-    yield from spans(_MOBILE, text, "mobile")
+    for span in spans(_MOBILE, text, "mobile"):
+        # `+49 151 23456789` is no mobile of China.
+        if not _ABROAD.search(text[max(0, span.start - 8) : span.start]):
+            yield span
 
 
 def _find_other(text: str) -> Iterator[Span]:
     for rule, pattern in _RULES[1:]:
         for span in spans(pattern, text, rule):
-            if 8 <= len(digits_of(text[span.start : span.end])) <= 20:
+            value = text[span.start : span.end]
+            if 8 <= len(digits_of(value)) <= 20 and not _FRACTION.fullmatch(value):
                 yield span
     for span in spans(_CUED, text, "cue"):
         value = text[span.start : span.end]
@@ -87,7 +111,7 @@ def _lifelike(draw: Draw) -> str:
     return f"+999 {draw.digits(4)} {draw.digits(8)[4:]}"
 
 
-_MAY_HOLD = re.compile(r"\d[-\d ()./\u200b\t\r\n]{5,}\d").search
+_MAY_HOLD = re.compile(r"\d[-\d ()._/·\u200b\t\r\n]{5,}\d").search
 MOBILE = Kind(
     name="phone",
     may_hold=_MAY_HOLD,

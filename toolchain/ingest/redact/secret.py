@@ -16,8 +16,26 @@ _MARKS = re.compile(
     r"|npm_[0-9A-Za-z]{36}|pypi-[0-9A-Za-z_-]{50,}|SG\.[0-9A-Za-z_-]{16,}\.[0-9A-Za-z_-]{16,}"
     r"|\d{8,10}:AA[0-9A-Za-z_-]{33}"  # Telegram
     r"|eyJ[0-9A-Za-z_-]{8,}\.eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]{8,}"  # a JWT (RFC 7519)
+    r"|GOCSPX-[0-9A-Za-z_-]{20,}|ya29\.[0-9A-Za-z_-]{20,}"  # Google
+    r"|dckr_pat_[0-9A-Za-z_-]{20,}|dop_v1_[0-9a-f]{64}|shpat_[0-9a-f]{32}"
     rf"){RIGHT}"
 )
+_HOOK = re.compile(r"hooks\.slack\.com/services/(?P<value>T\w{6,}/B\w{6,}/\w{16,})")
+_ARGUMENT = re.compile(
+    r"(?:(?<![A-Za-z])mysql(?:dump|admin)?\s[^\n]{0,80}?(?<=\s)-p|sshpass\s+-p\s*|"
+    r"(?<![A-Za-z])curl\s[^\n]{0,120}?(?<=\s)-u\s*[^\s:]{1,64}:)(?P<value>[^\s'\"]{6,200})"
+)
+# Behind a space alone only what has letters and digits: `密码 reset` is a sentence.
+_BARE = re.compile(
+    r"(?:(?<![A-Za-z])(?:password|passwort|kennwort)|密码|口令)\s{0,2}[「“\"'`]?"
+    r"(?P<value>(?=[!-~]{0,60}[A-Za-z])(?=[!-~]{0,60}[0-9])[0-9A-Za-z][0-9A-Za-z!#$%&*+@^_~-]{7,200})",
+    re.IGNORECASE,
+)
+_CODE = re.compile(
+    r"^[A-Za-z_][\w.]*[\[(]|^(?:self|config|args|cls|os|torch|np)\.|^[a-z]+(?:_[a-z]+)*_?\d{0,2}$"
+    r"|^[\w.]+[=<>]=[^=]|^[\d_]+$"
+)
+"""A call, an index, an attribute, or a name in a program."""
 _BEARER = re.compile(r"(?<![A-Za-z])Bearer\s{1,4}(?P<value>[0-9A-Za-z._~+/-]{16,400}=*)")
 _KEY_FILE = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.*?(?:-----END (?:[A-Z]+ )*PRIVATE KEY-----|\Z)",
@@ -25,11 +43,11 @@ _KEY_FILE = re.compile(
 )
 _IN_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@]{0,64}:(?P<value>[^\s/@]{3,})@")
 _CUED = re.compile(
-    r"(?:(?<![A-Za-z])(?:password|passwd|pwd|passcode|passphrase|secret|token|api[ _-]?key|"
-    r"access[ _-]?key|secret[ _-]?key|client[ _-]?secret|auth[ _-]?token|"
-    r"passwort|kennwort|zugangscode)"
+    r"(?:(?<![A-Za-z])(?:(?:pass|pw)(?=[\"']?\s?[:=])|password|passwd|pwd|psk|passcode|passphrase|"
+    r"secret|token|api[ _-]?key|access[ _-]?key|secret[ _-]?key|client[ _-]?secret|"
+    r"account[ _-]?key|auth[ _-]?token|passwort|kennwort|zugangscode)"
     r"|密码|口令|密钥|令牌|授权码)"
-    r"(?:\s?\w{2,8})??[\"']?\]?\s*(?:(?:was|is|are|ist|lautet|war|=>|:=|[:=]|是|为|设为|改成|改为)\s*)"
+    r"(?:\s?\w{2,8})??[\"']?\]?\s*(?:(?:was|is|are|ist|lautet|war|=>|:=|[:=]|是|为|设为|改成|改为)了?\s*)"
     r"[\"'`「“]?(?P<value>[0-9A-Za-z!-/:-@\[-`{-~]{6,200})",
     re.IGNORECASE,
 )
@@ -45,7 +63,9 @@ def _find(text: str) -> Iterator[Span]:
     yield from spans(_KEY_FILE, text, "private key")
     yield from spans(_MARKS, text, "issuer's mark")
     yield from spans(_IN_ADDRESS, text, "password in an address")
-    for span in (*spans(_CUED, text, "cue"), *spans(_BEARER, text, "bearer")):
+    yield from spans(_HOOK, text, "issuer's mark")
+    cued = (*spans(_CUED, text, "cue"), *spans(_BARE, text, "cue"))
+    for span in (*cued, *spans(_BEARER, text, "bearer"), *spans(_ARGUMENT, text, "argument")):
         value = text[span.start : span.end].rstrip(_QUOTED_END)
         if _is_guarded(value):
             yield Span(span.start, span.start + len(value), span.rule)
@@ -56,7 +76,8 @@ def _is_guarded(value: str) -> bool:
     kinds = sum(
         bool(re.search(signs, value)) for signs in ("[a-z]", "[A-Z]", "[0-9]", "[^0-9A-Za-z]")
     )
-    return len(value) >= 6 and kinds >= 2 and bool(re.search("[0-9]", value))
+    has_digit = bool(re.search("[0-9]", value))
+    return len(value) >= 6 and kinds >= 2 and has_digit and not _CODE.search(value)
 
 
 def _is_reserved(value: str) -> bool:
@@ -66,7 +87,7 @@ def _is_reserved(value: str) -> bool:
 KIND = Kind(
     name="secret",
     may_hold=re.compile(
-        r"pass|pwd|kennwort|zugangscode|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|"
+        r"pass|pwd|pw\s?[:=]|psk|GOCSPX|ya29|dckr|dop_|mysql|curl|hooks\.slack|kennwort|zugangscode|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|"
         r"AIza|[A-Z0-9]{16}|[_-][0-9A-Za-z_-]{10}|LTAI|:AA|SG\.|bearer",
         re.IGNORECASE,
     ).search,

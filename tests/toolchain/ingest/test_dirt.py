@@ -1,0 +1,116 @@
+"""A folder as people bring it, read as a new user would: every form, every kind of dirt."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.datasets import Recorder
+from toolchain.errors import ArtifactError
+from toolchain.ingest import ingest, look
+from toolchain.ingest.forms.ours import HARVEST_HINT
+from toolchain.ingest.told import preview
+from toolchain.recipe import DataSpec, RedactSpec
+
+TABLE = "Frage\tAntwort\r\nWie lange habe ich Garantie?\tZwei Jahre ab Kauf; mit „Beleg“.\r\n"
+MAP = {"question": "Frage", "answer": "Antwort"}
+
+
+def read(folder: Path, name: str, content: bytes, **fields: Any) -> list[list[dict[str, Any]]]:
+    """Return the conversations that a file of one kind gives."""
+    (folder / name).write_bytes(content)
+    spec = DataSpec.model_validate({"files": (name,), "held_out_share": 0, **fields})
+    made = ingest(spec, folder, folder / "out", Recorder(), seed=0)
+    return [row["messages"] for row in made.train()]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_table_of_excel_is_read_in_the_encoding_that_its_mark_names(
+    encoding: str, packed: bool, tmp_path: Path
+) -> None:
+    content = TABLE.encode(encoding)
+    if encoding == "utf-16-be":
+        content = b"\xfe\xff" + content
+    name = "a.csv.gz" if packed else "a.csv"
+    (messages,) = read(tmp_path, name, gzip.compress(content) if packed else content, map=MAP)
+    assert [each["content"] for each in messages] == [
+        "Wie lange habe ich Garantie?",
+        "Zwei Jahre ab Kauf; mit „Beleg“.",
+    ]
+
+
+def test_json_lines_in_utf_16_are_read_as_a_whole(tmp_path: Path) -> None:
+    rows = [{"question": f"question {n} 问", "answer": "答"} for n in range(4000)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    assert len(read(tmp_path, "a.jsonl", text.encode("utf-16"))) == 4000
+
+
+@pytest.mark.parametrize(
+    ("content", "problem", "hint"),
+    [
+        ("Größe".encode("utf-16")[:-1], "a.txt: not valid UTF-16", "UTF-8"),
+        (TABLE.encode("cp1252"), "a.txt:2: not valid UTF-8 at byte ", "WINDOWS-1252"),
+        ("问题".encode("gb18030"), "a.txt:1: not valid UTF-8 at byte 1", "GB18030"),
+    ],
+)
+def test_what_no_mark_names_is_not_guessed(
+    content: bytes, problem: str, hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError) as refused:
+        read(tmp_path, "a.txt", content)
+    assert refused.value.message.startswith(problem)
+    assert hint in (refused.value.hint or "")
+
+
+def test_a_harvest_is_no_data_and_no_mapping_is_proposed_for_it(tmp_path: Path) -> None:
+    row = json.dumps({"question": "a?", "said": "b", "rating": 1}).encode()
+    with pytest.raises(ArtifactError) as refused:
+        read(tmp_path, "harvest.jsonl", row)
+    assert refused.value.hint == HARVEST_HINT
+    assert "--map" not in HARVEST_HINT
+
+
+def test_a_look_says_the_encoding_and_whether_anything_is_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes((TABLE + "Wer?\tRuf 13812345678.\r\n").encode("utf-16"))
+    texts = {}
+    for mode in ("report", "replace"):
+        spec = DataSpec(files=("a.csv",), map=MAP, redact=RedactSpec(mode=mode))
+        texts[mode] = "\n".join(preview(look(spec, tmp_path, seed=0), spec))
+    assert "a.csv: CSV in UTF-16, questions and answers, by `map`, 2 rows" in texts["report"]
+    assert "redaction would change: as the recipe stands, they only report:" in texts["report"]
+    assert "redaction change, or would change:" in texts["replace"]
+
+
+def test_what_nobody_can_mend_is_not_learned_and_every_drop_has_its_reason(tmp_path: Path) -> None:
+    rows = [
+        {"question": "怎么开机?", "answer": "鎸夊紑鍏�"},
+        {"question": "same", "answer": "a"},
+        {"question": "same", "answer": "a"},
+        {"question": "no answer", "answer": ""},
+        {"question": "good", "answer": "yes"},
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    kept = {
+        mode: [each[0]["content"] for each in read(tmp_path, "a.jsonl", text, clean={"mode": mode})]
+        for mode in ("report", "mend")
+    }
+    assert kept == {"report": ["怎么开机?", "same", "good"], "mend": ["same", "good"]}
+    spec = DataSpec.model_validate({"files": ("a.jsonl",), "clean": {"mode": "mend"}})
+    said = list(preview(look(spec, tmp_path, seed=0), spec))
+    assert (
+        "dropped: 1 lost bytes, 1 empty question or answer, 1 duplicate question; "
+        "the first at a.jsonl:1 (lost bytes)"
+    ) in said
+
+
+def test_pages_of_a_folder_go_through_the_rules(tmp_path: Path) -> None:
+    (tmp_path / "manual").mkdir()
+    (tmp_path / "manual" / "a.md").write_text("# Help\n\nRuf 13812345678 an.\n")
+    spec = DataSpec(files=("manual",), redact=RedactSpec(mode="replace"))
+    made = ingest(spec, tmp_path, tmp_path / "out", Recorder(), seed=0)
+    text = (made.path / "texts.jsonl").read_text()
+    assert "13812345678" not in text
+    assert "[phone-" in text
