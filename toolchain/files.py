@@ -7,7 +7,8 @@ half a file under the real name.
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +34,45 @@ def whole_file(file: Path, *, lasting: bool = True) -> Iterator[Path]:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def kept_secret(file: Path, make: Callable[[], bytes]) -> bytes:
+    """Return the bytes of a file of its owner alone; `make` gives them if it is not there yet.
+
+    It appears whole and on the disk, or not at all. Who comes second gets what the first has made.
+    """
+    if not file.exists():
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        part = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(make())
+                stream.flush()
+                os.fsync(descriptor)
+            _name_once(part, file)
+        finally:
+            part.unlink(missing_ok=True)
+        sync_folder(file.parent)
+    return file.read_bytes()
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _name_once(part: Path, file: Path) -> None:
+    """Give a file its name unless another has it."""
+    try:
+        os.link(part, file)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        part.replace(file)
 
 
 def keep_folder(staged: Path, kept: Path) -> None:

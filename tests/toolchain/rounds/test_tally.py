@@ -234,6 +234,19 @@ def test_a_secret_is_its_owners_alone_and_joining_again_keeps_it(
     assert json.loads(file_of(joined, "shop", "joined").read_text())["statement"] == before
 
 
+def test_joining_that_was_cut_off_is_done_again(
+    path: Path, keys: dict[str, SigningKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut() -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(masks, "new_secret", cut)
+        with pytest.raises(KeyboardInterrupt):
+            join(path, keys["shop"])
+    assert join(path, keys["shop"])[0] == "shop"
+
+
 def absent(path: Path, keys: dict[str, SigningKey]) -> None:
     file_of(path, "bar", "joined").unlink()
 
