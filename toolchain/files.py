@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 def write_whole(path: Path, text: str, *, lasting: bool = True) -> None:
     """Write a text file through a temporary file, fsync and rename."""
-    with whole_file(path, lasting=lasting) as part:
-        part.write_text(text, encoding="utf-8")
+    with whole_file(path, lasting=lasting) as part, _made(part) as stream:
+        stream.write(text)
 
 
 @contextmanager
@@ -26,6 +27,8 @@ def whole_file(file: Path, *, lasting: bool = True) -> Iterator[Path]:
     One that is not `lasting` goes with the process, and needs not outlive a power cut.
     """
     part = file.with_name(f".{file.name}.part")
+    # In a folder that others write into it may be their link to a file of ours.
+    part.unlink(missing_ok=True)
     try:
         yield part
         if lasting:
@@ -34,6 +37,12 @@ def whole_file(file: Path, *, lasting: bool = True) -> Iterator[Path]:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _made(path: Path) -> TextIO:
+    """Open a text file that is not there yet, nor as a link."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o666), "w", encoding="utf-8")
 
 
 def kept_secret(file: Path, make: Callable[[], bytes]) -> bytes:

@@ -17,6 +17,21 @@ def test_a_file_keeps_its_old_content_when_writing_fails(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 
 
+@pytest.mark.parametrize("dangling", [True, False])
+def test_a_link_that_somebody_put_into_a_shared_folder_is_not_followed(
+    tmp_path: Path, dangling: bool
+) -> None:
+    own = tmp_path / "own"
+    if not dangling:
+        own.write_text("mine\n")
+    (tmp_path / ".file.txt.part").symlink_to(own)
+    files.write_whole(tmp_path / "file.txt", "new\n")
+    assert (tmp_path / "file.txt").read_text() == "new\n"
+    assert not (tmp_path / "file.txt").is_symlink()
+    assert own.exists() != dangling
+    assert dangling or own.read_text() == "mine\n"
+
+
 def test_a_linked_file_has_one_inode(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"content")

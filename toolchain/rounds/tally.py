@@ -234,7 +234,7 @@ def _refuse_wrong(seat: Seat, values: Sequence[int]) -> None:
             f"{seat.path.name}: {len(values)} counters, the round has {len(seat.round.counters)}"
         )
     for name, value in zip(seat.round.counters, values, strict=True):
-        if not 0 <= value < MAX_COUNT:
+        if type(value) is not int or not 0 <= value < MAX_COUNT:
             raise BoardError(
                 f"{seat.path.name}: `{name}` is {value}: a counter lies below {MAX_COUNT:,}",
                 hint="seal fewer boards at once, or start their services again",
