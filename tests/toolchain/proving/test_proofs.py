@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from device import bandwidth
 from tests.fakes import signers
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
 from tests.fakes.fleet import free_port
 from tests.fakes.proofs import PRIVATE, a_proof
-from device import bandwidth
 from toolchain import show, signing, target
 from toolchain.bench import bench
 from toolchain.board.device import Device
