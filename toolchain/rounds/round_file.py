@@ -99,8 +99,8 @@ def read_round(path: Path) -> Round:
             hint=_FILE_HINT,
         ) from error
     except ValueError as error:
-        problem = f"{path.name}: not JSON: {str(error)[:100]}"
-        raise ConfigError(problem, hint=_FILE_HINT) from error
+        said = str(error)[:100]
+        raise ConfigError(f"{path.name}: not JSON: {said}", hint=_FILE_HINT) from error
     _check(path, found)
     return found
 
