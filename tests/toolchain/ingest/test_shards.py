@@ -1,5 +1,6 @@
 """Shards: the same data set whoever reads it, and after any end of the process that reads it."""
 
+import errno
 import gzip
 import json
 import os
@@ -264,3 +265,15 @@ def test_two_nodes_of_ray_make_what_one_process_makes(
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["digest"] == whole.digest
     assert len(said["nodes"]) == 2, "each node read shards"
+
+
+def test_a_disk_that_fills_while_shards_are_read_is_one_sentence(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "entries.jsonl")
+
+    monkeypatch.setattr("toolchain.ingest.shards.jobs.write_read", full)
+    with pytest.raises(ArtifactError) as caught:
+        read(folder, tmp_path, by(tmp_path, 1))
+    assert caught.value.message == "entries.jsonl: cannot be written: no space left on device"
