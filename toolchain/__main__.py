@@ -7,7 +7,7 @@ import sys
 
 from toolchain import console
 from toolchain.cli import app
-from toolchain.errors import ToolchainError
+from toolchain.errors import ToolchainError, of_the_disk
 
 SURROUNDINGS = {
     # Before torch is loaded: its threads must not spin while other programs run.
@@ -40,6 +40,11 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if (full := of_the_disk(error)) is None:
+            raise
+        console.show_error(full)
+        sys.exit(full.exit_code)
 
 
 def _close_files_of_llama_cpp() -> None:

@@ -4,7 +4,10 @@ A message is `where: before what: problem` in lower case, with the offending val
 no full stop.
 """
 
+import errno
 from collections.abc import Sequence
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class ToolchainError(Exception):
@@ -54,6 +57,17 @@ class ArtifactError(ToolchainError):
     """A file that is broken, missing, or of a kind that is refused."""
 
     exit_code = 4
+
+
+def of_the_disk(error: OSError) -> ArtifactError | None:
+    """Return the error of a disk of this computer that takes no more; None for any other."""
+    if error.errno not in _FULL:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return ArtifactError(
+        f"{where}cannot be written: {(error.strerror or '').lower()}",
+        hint="make room, or name another place with --out: a walk goes on with what is finished",
+    )
 
 
 class FitError(ToolchainError):

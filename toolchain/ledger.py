@@ -129,6 +129,28 @@ def total(ledgers: Iterable[Ledger | None]) -> Ledger:
     )
 
 
+def travelling(ledger: Ledger) -> Ledger:
+    """Return what a bundle may say of a ledger: under a claim of privacy nothing exact of the text.
+
+    Whoever knows all entries but one finds the last by a digest of the file, or by a count of what
+    was found in it, whatever ε is. The number of entries counts as known.
+    """
+    if ledger.privacy is None:
+        return ledger
+    sources = tuple(
+        source.model_copy(update={"sha256": ""}) if source.role == "data" else source
+        for source in ledger.sources
+    )
+    return ledger.model_copy(
+        update={
+            "sources": sources,
+            "found": {},
+            "replaced": {},
+            "done": tuple(each for each in ledger.done if not each.startswith("ingest: ")),
+        }
+    )
+
+
 def _stronger(known: Source | None, other: Source) -> Source:
     """Return one account of a source that two stages read."""
     if known is None:

@@ -329,7 +329,7 @@ def refuse_unfit(name: str, needs: Mapping[str, int], target: Target, context: i
 
 def _provenance(origin: Origin) -> dict[str, Any]:
     stages = [
-        {"stage": r.stage, "key": r.key, "digest": r.digest, "tools": r.tools, "seed": r.seed}
+        {"stage": r.stage, **_digests(origin, r), "tools": r.tools, "seed": r.seed}
         for r in origin.records
     ]
     came = {"came": origin.came} if origin.came else {}
@@ -340,6 +340,14 @@ def _provenance(origin: Origin) -> dict[str, Any]:
         "stages": stages,
         **came,
     }
+
+
+def _digests(origin: Origin, record: Record) -> dict[str, str]:
+    """Return what a stage was made from and what came out; nothing under a claim of privacy."""
+    # Keys follow from the text: whoever knows all entries but one tries out the last.
+    if origin.ledger.privacy:
+        return {}
+    return {"key": record.key, "digest": record.digest}
 
 
 def _weights(origin: Origin) -> str:

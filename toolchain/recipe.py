@@ -241,7 +241,7 @@ class LoraSpec(TrainSpec):
     r: Positive = 16
     alpha: Positive = 32
     dropout: Fraction = 0.1
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: Annotated[tuple[Text, ...], Field(min_length=1)] = ("q_proj", "v_proj")
     layers: int = Field(default=0, ge=0)
     """Layers that are adapted, from the last one; 0: all. A third of them takes two thirds of the
     time, as nothing is carried back through the others."""
@@ -430,7 +430,7 @@ class AlignSpec(LoraSpec):
     """Weight of plain cross-entropy on the wanted answers in the loss: keeps them likely."""
     dropout: Fraction = 0.0
     learning_rate: float = Field(default=2e-4, gt=0)
-    target_modules: tuple[str, ...] = (
+    target_modules: Annotated[tuple[Text, ...], Field(min_length=1)] = (
         "q_proj",
         "k_proj",
         "v_proj",
@@ -581,6 +581,16 @@ class GuardSpec(Frozen):
     """Files of texts that it should not flag, in the same form."""
     false_alarms: Fraction = 0.01
     """Share of the recipe's held-out questions that may be flagged."""
+
+    @model_validator(mode="after")
+    def _are_not_ours(self) -> "GuardSpec":
+        for name in (*self.unsafe, *self.safe):
+            if name in ("own", "seeds"):
+                # What is measured is told apart by its source, and these are two of ours.
+                raise ValueError(
+                    f"`{name}` is what we call texts of ours: give the file another name"
+                )
+        return self
 
 
 class QuantizeSpec(Frozen):

@@ -88,7 +88,7 @@ def _parts(form: Form, path: Path) -> tuple[dict[str, Any], str]:
             f"{path}: cannot be read, or is larger than {form.max_bytes >> 20} MiB", hint=form.hint
         )
     try:
-        value = parse_json(content, pairs=_each_once)
+        value = parse_json(content, pairs=each_once)
     except ValueError as error:
         problem = f"{path.name}: not JSON: {str(error)[:100]}"
         raise ArtifactError(problem, hint=form.hint) from error
@@ -102,7 +102,7 @@ def _parts(form: Form, path: Path) -> tuple[dict[str, Any], str]:
     return record, signature
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object; raise ValueError for a key that stands twice."""
     # Only the last one is signed: whoever reads the file sees the first.
     found = dict(pairs)

@@ -399,3 +399,27 @@ def test_an_adapter_that_is_wider_than_its_model_is_named_before_memory_ends(des
     wide = RECIPE + "[tune]\nr = 4_000_000\n"
     (problem,) = messages(desk, wide)
     assert problem == f"r.toml:15: tune: r: 4,000,000 is more than the model's width, {width}"
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('target_modules = ["nosuch"]', "target_modules: none of nosuch is in the model"),
+        ('target_modules = ["all-linear"]', "target_modules: none of all-linear is in the model"),
+        ('target_modules = ["proj"]', "target_modules: none of proj is in the model"),
+        ("layers = 99", "layers: `99`, but the model has 2"),
+    ],
+)
+def test_what_an_adapter_cannot_adapt_is_named_by_the_plan(
+    desk: Path, line: str, problem: str
+) -> None:
+    (found,) = messages(desk, RECIPE + f"[tune]\n{line}\n")
+    assert found == f"r.toml:15: tune: {problem}"
+    for known in ('target_modules = ["o_proj", "nosuch"]', 'target_modules = ["mlp.up_proj"]'):
+        assert messages(desk, RECIPE + f"[tune]\n{known}\n") == []
+
+
+def test_an_adapter_of_no_module_is_refused_when_the_recipe_is_read(desk: Path) -> None:
+    (desk / "r.toml").write_text(RECIPE + "[tune]\ntarget_modules = []\n")
+    with pytest.raises(ToolchainError, match=r"r.toml:15: tune: target_modules: "):
+        recipe.load(desk / "r.toml")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from device import disk
 from device.errors import DeviceError
 from device.feedback import FOLDER, MAX_ROW_BYTES, PARTS, Ring, ring_of
 from device.harvest import forget, harvest
-from tests.fakes.disks import PowerCutError, cut_after
+from tests.fakes.disks import CrashModel, PowerCutError, Recorder, build, cut_after
 
 MB = 1 << 20
 
@@ -115,6 +116,60 @@ def test_after_a_power_cut_at_any_change_no_confirmed_row_is_lost(tmp_path: Path
         assert set(range(1, confirmed + 1)) <= set(numbers)
         assert ring.append({"question": "the next"}) > confirmed
         assert len(list(ring.rows())) == len({row["n"] for row in ring.rows()})
+
+
+def woken(tmp_path: Path, live: Callable[[Ring], object], *, within: bool = False) -> list[Ring]:
+    """Return the rings that are found after a power cut that loses unsynced writes.
+
+    The board went off when `live` was done, or somewhere `within` it; five rows were there before.
+    """
+    (tmp_path / "disk").mkdir()
+    record = Recorder(tmp_path / "disk")
+    with record.recording():
+        ring = Ring(tmp_path / "disk" / FOLDER, MB // 8)
+        for number in range(1, 6):
+            ring.append({"question": f"{number}" + "x" * 7000})
+        before = record.count
+        live(ring)
+
+    model = CrashModel(record, window=4)
+    places = range(before if within else record.count, record.count + 1)
+    trees = [tree for place in places for tree in model.states(place)]
+    for number, tree in enumerate(trees):
+        build(tree, tmp_path / f"woken{number}")
+    assert trees
+    return [Ring(tmp_path / f"woken{number}" / FOLDER, MB // 8) for number in range(len(trees))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [0, 1, 4])
+def test_a_row_that_was_confirmed_outlives_the_loss_of_all_that_no_fsync_covers(
+    tmp_path: Path, more: int
+) -> None:
+    def live(ring: Ring) -> None:
+        for number in range(more):
+            ring.append({"question": f"more {number}" + "x" * 7000})
+
+    for ring in woken(tmp_path, live):
+        assert [row["n"] for row in ring.rows()] == list(range(1, 6 + more))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("through", [None, 1, 3])
+def test_what_was_forgotten_stays_so_whatever_unsynced_write_is_lost(
+    tmp_path: Path, through: int | None
+) -> None:
+    for ring in woken(tmp_path, lambda ring: ring.forget(through)):
+        assert [row["n"] for row in ring.rows()] == list(range((through or 5) + 1, 6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("through", [None, 1, 3])
+def test_no_number_is_given_twice_wherever_forgetting_is_cut_off(
+    tmp_path: Path, through: int | None
+) -> None:
+    for ring in woken(tmp_path, lambda ring: ring.forget(through), within=True):
+        assert ring.append({"question": "the next"}) == 6
 
 
 @pytest.mark.slow

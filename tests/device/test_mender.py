@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from device import mender
+from tests.fakes.disks import CrashModel, Recorder, build
 from tests.fakes.leaving import Box, Publisher
 from tests.fakes.mender import MenderClient
 
@@ -82,6 +84,21 @@ def test_questions_are_answered_and_unknown_states_are_not_ours(first: Path) -> 
     assert said("NeedsArtifactReboot") == "No\n"
     assert said("SupportsAugmentedArtifacts") == ""
     assert said("SomethingNewer", "/nowhere") == ""
+
+
+def test_the_note_of_what_ran_before_outlives_the_loss_of_all_that_no_fsync_covers(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "disk" / "tmp").mkdir(parents=True)
+    record = Recorder(tmp_path / "disk")
+    with record.recording():
+        mender._write_note(mender._open_note(tmp_path / "disk" / "tmp"), None)
+
+    woken = list(CrashModel(record, window=4).states(record.count))
+    assert woken
+    for number, tree in enumerate(woken):
+        build(tree, tmp_path / f"woken{number}")
+        assert mender._read_note(tmp_path / f"woken{number}" / "tmp") == {}
 
 
 def test_an_update_needs_a_runtime_that_is_there(new_box: Box, publisher: Publisher) -> None:

@@ -50,7 +50,7 @@ if mood == "exit":
 if verb == "bench":
     row = {"model_filename": "model.bin", "model_type": "tiny", "model_size": 7, "n_threads": 1}
     row |= {"model_n_params": 7, "backends": "CPU", "engine": "llama.cpp", "engine_version": "1"}
-    row |= {"avg_ts": 10.5, "stddev_ts": 0.5, "median_ts": 10.0, "samples_ts": [10.0, 11.0]}
+    row |= {"avg_ts": 10.5, "stddev_ts": 0.5, "median_ts": 10.5, "samples_ts": [10.0, 11.0]}
     rows = [{**row, "n_prompt": 8, "n_gen": 0}, {**row, "n_prompt": 0, "n_gen": 4}]
     state = {"temperature_c": 45.5, "clock_mhz": 1500, "throttled": [], "load_average": 0.5}
     hot = {**state, "at_s": 1.0, "temperature_c": 81.5, "throttled": ["soft_temperature_limit"]}

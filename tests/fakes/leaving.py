@@ -62,8 +62,10 @@ class Box:
         self.store = home / ".local" / "share" / "demitasse"
         self.owner = home / "owner.json"
         self.owner.write_text(json.dumps({"port": free_port(), "unjudged": "a test"}))
+        # What is set for this computer's own stores is not set on a board.
+        own = {k: v for k, v in os.environ.items() if not k.startswith("DEMITASSE_")}
         self.environment = {
-            **os.environ,
+            **own,
             "HOME": str(home),
             "DEMITASSE_OWNER": str(self.owner),
         }

@@ -53,7 +53,7 @@ ROW: dict[str, Any] = {
     "model_n_params": 1_200_000_000,
     "n_threads": 4,
     "median_ts": 12.5,
-    "avg_ts": 12.4,
+    "avg_ts": 12.4333,
     "stddev_ts": 0.1,
     "samples_ts": [12.3, 12.5, 12.5],
 }

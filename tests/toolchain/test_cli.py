@@ -1,6 +1,8 @@
 """Command line: every verb explains itself, wrong words exit 2, `--json` prints JSON."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from tests.fakes.tiny_gguf import tiny_gguf
 from toolchain import __version__
+from toolchain.__main__ import main
 from toolchain.cli import app
 
 VERBS = sorted(
@@ -161,3 +164,32 @@ def test_no_file_of_llama_cpp_is_open_at_the_end() -> None:
     )
     assert ran.returncode == 0
     assert "ResourceWarning" not in ran.stderr
+
+
+@pytest.mark.parametrize("problem", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, problem: int
+) -> None:
+    def full() -> None:
+        raise OSError(problem, os.strerror(problem), "out/record.json")
+
+    monkeypatch.setattr("toolchain.__main__.app", full)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 4
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"error: out/record.json: cannot be written: {os.strerror(problem)}".lower()
+    )
+    assert "Traceback" not in said
+
+
+def test_another_error_of_the_system_is_a_bug_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken() -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("toolchain.__main__.app", broken)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        main()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from device.manifest.guard import ATTACK, CATEGORIES, LENGTHS, MAX_GUARD_BYTES, read_guard
@@ -156,6 +157,14 @@ def test_own_files_are_read_as_lines_or_as_objects(tmp_path: Path) -> None:
         ("three", "illicit", "b.jsonl"),
         ("four", "", "b.jsonl"),
     ]
+
+
+@pytest.mark.parametrize("key", ["unsafe", "safe"])
+@pytest.mark.parametrize("name", ["own", "seeds"])
+def test_a_file_is_not_called_what_our_own_texts_are_called(key: str, name: str) -> None:
+    with pytest.raises(ValidationError, match=f"`{name}` is what we call texts of ours"):
+        GuardSpec.model_validate({key: (f"./{name}", name)})
+    assert GuardSpec.model_validate({key: (f"./{name}", f"{name}.txt")})
 
 
 @pytest.mark.parametrize(

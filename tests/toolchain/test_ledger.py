@@ -6,7 +6,17 @@ import pytest
 
 from tests.fakes.records import record_of
 from toolchain.artifacts import RECORD, Dataset, account, recorded
-from toolchain.ledger import Ledger, Source, as_json, grouped, leak_words, lines, total
+from toolchain.ledger import (
+    Ledger,
+    Privacy,
+    Source,
+    as_json,
+    grouped,
+    leak_words,
+    lines,
+    total,
+    travelling,
+)
 
 FAQ = Source(role="data", use="trained", name="faq.jsonl", licence="MIT", sha256="0" * 64, rows=3)
 BASE = Source(role="base", use="weights", name="a/b", licence="Apache-2.0")
@@ -24,6 +34,31 @@ def test_findings_of_several_stages_are_added() -> None:
     summed = total([first, Ledger(found={"phone": 3, "card": 1}, done=("b", "c"))])
     assert (summed.found, summed.replaced) == ({"card": 1, "phone": 5}, {"phone": 1})
     assert summed.done == ("a", "b", "c")
+
+
+def test_under_a_claim_of_privacy_nothing_exact_of_the_text_travels() -> None:
+    manual = Source(role="documents", use="beside", name="manual.md", sha256="1" * 64)
+    claim = Privacy(
+        stage="tune",
+        epsilon=8,
+        delta=1e-5,
+        unit="entry",
+        units=9,
+        clip=1,
+        noise_multiplier=1,
+        sampling_rate=0.1,
+        steps=9,
+    )
+    ledger = Ledger(
+        sources=(FAQ, BASE, manual),
+        found={"phone": 2},
+        replaced={"phone": 1},
+        done=("ingest: 3 entries and 0 documents read", "tune: learned"),
+    )
+    assert travelling(ledger) is ledger
+    left = travelling(ledger.model_copy(update={"privacy": claim}))
+    assert left.sources == (FAQ.model_copy(update={"sha256": ""}), BASE, manual)
+    assert (left.found, left.replaced, left.done) == ({}, {}, ("tune: learned",))
 
 
 def test_other_terms_change_the_record_and_nothing_is_made_again(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from toolchain.progress import Silent
 ROWS = [
     *({"question": f"where is number {n}?", "answer": f"In box {n}."} for n in range(60)),
     {"question": ["how hot is it?", "is it hot?"], "answer": "Not very."},
+    {"question": "whom do I call?", "answer": "Call 13912345678 or mail li@example.com."},
 ]
 TABLES: Mapping[str, str] = {
     "": 'title = "private"\ntargets = ["x86-64"]\n'
@@ -243,6 +244,17 @@ def test_a_bundle_carries_the_claim_an_audit_of_it_and_no_conversation(
     assert (audit["canaries"], audit["guesses"]) == (30, 20)
     assert audit["epsilon_at_least"] <= audit["claimed"] == claim["epsilon"]
     assert f"audit of its privacy: ε ≥ {audit['epsilon_at_least']:.2f} by " in card
+
+    read = made["ingest"].record.ledger
+    assert read.found
+    (source,) = read.sources
+    exact = [source.sha256, made["ingest"].record.digest]
+    exact += [step.record.key for step in made.values() if step is not made["package"]]
+    for file in bundle.glob("[!r]*"):
+        content = file.read_bytes()
+        assert not [each for each in exact if each.encode() in content], file.name
+    assert (manifest["ledger"]["found"], manifest["ledger"]["replaced"]) == ({}, {})
+    assert not [each for each in manifest["ledger"]["done"] if each.startswith("ingest")]
 
     texts = [phrasing for row in ROWS for phrasing in (row["question"], row["answer"])]
     plain = [text for each in texts for text in ([each] if isinstance(each, str) else each)]

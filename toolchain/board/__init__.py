@@ -35,3 +35,7 @@ def check_address(address: str) -> None:
 
     if kind_of(address) is REAL:
         route.parse(address)
+    elif kind_of(address) is VIRTUAL:
+        from toolchain.board import virtual
+
+        virtual.find(address)

@@ -14,7 +14,7 @@ from toolchain.cli.words import OUT, AsJson, Out, RecipeFile, Sign, app, device_
 from toolchain.errors import ConfigError
 from toolchain.line.walk import open_recipe
 from toolchain.rounds.embedder import embedder_of
-from toolchain.rounds.round_file import DAYS, LEAST, LOWEST
+from toolchain.rounds.round_file import DAYS, LEAST, LOWEST, MOST_DAYS
 
 HARVEST = Path("harvest.jsonl")
 ANSWERED = "answered.jsonl"
@@ -85,10 +85,11 @@ def _seal(path: Path, boards: list[str], sign: str, *, as_json: bool) -> None:
     seat = tally.seat_in(path, key)
     counted.check_names(seat.round.counters)
     found: Counter[str] = Counter()
+    rings: set[str] = set()
     with console.terminal() as report:
         for number, board in enumerate(boards, 1):
             with device_at(board) as device:
-                found.update(counted.counted_on(device))
+                found.update(counted.counted_on(device, rings))
             report.step("count", number, len(boards), "boards")
     file = tally.seal(seat, counted.vector_of(found, seat.round.counters), key)
     show.sealed(seat.owner, file, len(boards), as_json=as_json)
@@ -112,7 +113,9 @@ def tally_verb(
     least: Annotated[
         int, typer.Option("--least", help="Owners that a sum must have.", min=LOWEST)
     ] = LEAST,
-    days: Annotated[int, typer.Option("--days", help="Until a round closes.", min=1)] = DAYS,
+    days: Annotated[
+        int, typer.Option("--days", help="Until a round closes.", min=1, max=MOST_DAYS)
+    ] = DAYS,
     joins: Annotated[
         bool, typer.Option("--join", help="Take part: write your key for this round.")
     ] = False,

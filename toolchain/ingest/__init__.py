@@ -5,10 +5,11 @@ it is unless the recipe says otherwise: what is found is counted and told. The o
 held-out phrasing reaches anything that is trained on. What is wrong is told at once.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from toolchain.artifacts import Dataset, Work, digest, keep, write_jsonl
-from toolchain.errors import all_of
+from toolchain.errors import ArtifactError, all_of
 from toolchain.figures import DatasetFigures
 from toolchain.ingest.entries import ROLES, Document, Entry, Messages, Place, Row
 from toolchain.ingest.figures import figures_of
@@ -64,7 +65,9 @@ def ingest(
         existing(spec.documents, folder, "documents"),
         existing(tools_files(spec), folder, "tools"),
     )
-    inputs = {name: digest(path) for name, path in (files | documents | tools).items()}
+    sources = files | documents | tools
+    states = _states(sources)
+    inputs = {name: digest(path) for name, path in sources.items()}
     if spec.redact.mode == "replace" and made_key(folder)[1]:
         report.note(f"{folder / KEY_FILE}: the key of the surrogates: keep it, and keep it secret")
     ways = ways or Ways(work=out.parent, report=report)
@@ -78,10 +81,33 @@ def ingest(
         if found := parts.read.found.replaced:
             kept = keep_replaced(folder, found.values())
             report.note(f"{kept}: what was replaced, for the test of leaks: keep it secret")
-        return _write(parts, spec, out, report)
+        figures = _write(parts, spec, out, report)
+        _refuse_changed(states, _states(sources))
+        return figures
 
     record, fresh = keep(out, work, build, DatasetFigures)
     return Dataset(path=out, record=record, fresh=fresh)
+
+
+def _states(files: Mapping[str, Path]) -> dict[str, tuple[int, int, int]]:
+    """Return size, time of change and inode of each file that is there."""
+    seen = {name: path.stat() for name, path in files.items() if path.exists()}
+    return {name: (each.st_size, each.st_mtime_ns, each.st_ino) for name, each in seen.items()}
+
+
+def _refuse_changed(
+    before: Mapping[str, tuple[int, int, int]], after: Mapping[str, tuple[int, int, int]]
+) -> None:
+    """Raise ArtifactError for a file that was changed while it was read.
+
+    The record and the ledger would name a digest of text that nobody learned.
+    """
+    changed = sorted(name for name in {**before, **after} if before.get(name) != after.get(name))
+    if changed:
+        raise ArtifactError(
+            f"{changed[0]}: was changed while it was read",
+            hint="run it again when nobody writes it",
+        )
 
 
 def _recorded(spec: DataSpec, folder: Path) -> DataSpec:

@@ -92,6 +92,9 @@ def _wrong_order(recipe: Recipe, stages: Sequence[str]) -> Iterator[ConfigError]
         if shipped and row.gives is Checkpoint:
             problem = f"`{stage}` stands behind `{shipped[0]}`: what it makes would not be shipped"
             yield ConfigError(f"{where}: {problem}")
+        if stage in ("tune", "distill") and "align" in before:
+            problem = f"`{stage}` stands behind `align`: what was preferred would be learned over"
+            yield ConfigError(f"{where}: {problem}", hint=f"move `align` behind `{stage}`")
 
 
 def _giver(kind: Kind, recipe: Recipe) -> str:

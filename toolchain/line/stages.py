@@ -30,7 +30,7 @@ from toolchain.figures import (
     ModelFigures,
     VerdictFigures,
 )
-from toolchain.ledger import grouped, leak_words, total
+from toolchain.ledger import grouped, leak_words, total, travelling
 from toolchain.line.flow import Flow
 from toolchain.line.formats import FORMATS, is_chosen
 from toolchain.models.original import Original
@@ -671,7 +671,7 @@ def _package(flow: Flow) -> Bundle:
         opening=flow.data().opening(),
         licence_files=tuple(licences),
         records=records,
-        ledger=grouped(total(record.ledger for record in records)),
+        ledger=grouped(travelling(total(record.ledger for record in records))),
         strict=recipe.data.strict,
         is_trained=recipe.learns,
     )

@@ -11,11 +11,11 @@ stage deletes when it is done, and nowhere else.
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolchain.errors import ArtifactError
+from toolchain.files import kept_secret
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,14 +43,7 @@ class Randomness:
         its own. Raise ArtifactError for a damaged key.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / KEY_FILE
-        with suppress(FileExistsError):
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(os.urandom(KEY_BYTES))
-                stream.flush()
-                os.fsync(descriptor)
-        key = file.read_bytes()
+        key = kept_secret(folder / KEY_FILE, lambda: os.urandom(KEY_BYTES))
         if len(key) != KEY_BYTES:
             raise ArtifactError(
                 f"{KEY_FILE}: the key of the interrupted training is damaged",

@@ -35,7 +35,14 @@ def counts_for(proof: Proof, board: Target) -> bool:
     A target without model strings stands for any machine of its architecture, so this computer or a
     virtual machine may prove it. Every other target is one board that can be held in a hand.
     """
-    if proof.target != board.id or proof.kind == "emulated board":
+    if proof.target != board.id or proof.kind == "emulated board" or not is_of_its_target(proof):
         return False
     is_any_machine = not board.model_strings
     return is_any_machine or (proof.kind == "board" and not proof.virtual_machine)
+
+
+def is_of_its_target(proof: Proof) -> bool:
+    """Say whether the facts of a proof are those of the target that it names, or of none."""
+    board = proof.board
+    known = target.recognise(board.model, board.machine, board.memory_total_mb or 0)
+    return proof.target == (known.id if known else "")

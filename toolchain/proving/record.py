@@ -6,6 +6,7 @@ path, serial number, and no name of a release.
 """
 
 import datetime
+import statistics
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -14,6 +15,11 @@ from device.manifest import MIN_AGREEMENT
 from toolchain.config import Frozen
 
 MAX_SAMPLES = 10_000
+ROUNDING = 0.01
+"""Tokens a second by which a figure may differ from that of its samples: both are rounded."""
+MOST_SHARE = 1.05
+"""Largest share of the memory's bandwidth: a board that says more is refused when it is measured
+(TOLERANCE of device/bandwidth.py)."""
 
 
 def _printable(text: str) -> str:
@@ -87,7 +93,8 @@ class Goldens(Frozen):
 
     @model_validator(mode="after")
     def _are_right(self) -> "Goldens":
-        if not self.exact and (self.agreement or 0.0) < MIN_AGREEMENT:
+        share = self.agreement if self.agreement is not None else float(bool(self.exact))
+        if share < MIN_AGREEMENT:
             raise ValueError("goldens that differ are no proof")
         return self
 
@@ -103,12 +110,13 @@ class Row(Frozen):
     samples_ts: Annotated[tuple[Rate, ...], Field(min_length=1, max_length=MAX_SAMPLES)]
 
     @model_validator(mode="after")
-    def _between_its_samples(self) -> "Row":
-        # The rest is the rounding of whoever measured.
-        least, most = min(self.samples_ts) - 0.01, max(self.samples_ts) + 0.01
-        for name, value in (("median_ts", self.median_ts), ("avg_ts", self.avg_ts)):
-            if not least <= value <= most:
-                raise ValueError(f"`{name}` is not between its samples")
+    def _is_of_its_samples(self) -> "Row":
+        for name, value, of_them in (
+            ("median_ts", self.median_ts, statistics.median(self.samples_ts)),
+            ("avg_ts", self.avg_ts, statistics.fmean(self.samples_ts)),
+        ):
+            if abs(value - of_them) > ROUNDING:
+                raise ValueError(f"`{name}` is not that of its samples")
         return self
 
 
@@ -135,6 +143,14 @@ class Heat(Frozen):
     """Reasons for which the board held itself back at some moment of the run."""
     sustained: Annotated[tuple[tuple[Rate, Rate], ...], Field(max_length=MAX_SAMPLES)] = ()
     """Seconds since the beginning and tokens per second, with --sustained."""
+
+    @model_validator(mode="after")
+    def _is_the_highest(self) -> "Heat":
+        for each in (self.before, self.after):
+            degrees = each.temperature_c
+            if degrees is not None and (self.highest_c is None or self.highest_c < degrees):
+                raise ValueError("`highest_c` is not the highest")
+        return self
 
 
 class Proof(Frozen):
@@ -169,8 +185,14 @@ class Proof(Frozen):
     peak_rss_bytes: Count | None = None
     bandwidth_gb_s: Rate | None = None
     """Memory bandwidth that the board measured of itself."""
-    roofline_share: Rate | None = None
-    """Share of it that decoding used."""
+    roofline_share: Annotated[float, Field(ge=0, le=MOST_SHARE)] | None = None
+    """Share of it that decoding used; None for a model that a cache holds."""
     disturbed: Count
     """Reasons why the run was not alone on the board."""
     heat: Heat
+
+    @model_validator(mode="after")
+    def _has_what_a_share_is_of(self) -> "Proof":
+        if self.roofline_share is not None and not self.bandwidth_gb_s:
+            raise ValueError("a share of the bandwidth, and no bandwidth")
+        return self

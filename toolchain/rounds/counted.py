@@ -24,8 +24,12 @@ COUNTERS = (
 """Names of all counters, in the order of a vector."""
 
 
-def counted_on(device: Device) -> Counter[str]:
-    """Return what one board has counted; raise BoardError if its service does not say."""
+def counted_on(device: Device, rings: set[str]) -> Counter[str]:
+    """Return what one board has counted; raise BoardError if its service does not say.
+
+    `rings` are the names of the rings that were counted before; its own is added. Raise ConfigError
+    for a board that was counted before by another address.
+    """
     service = device.call("status").get("service") or {}
     figures = service.get("figures")
     if not figures:
@@ -35,7 +39,14 @@ def counted_on(device: Device) -> Counter[str]:
         )
     found: Counter[str] = Counter({ASKED: figures["asked"]})
     found.update({f"refused/{name}": count for name, count in figures["refused"].items()})
-    found.update(kinds_on(device))
+    ring, kinds = kinds_on(device)
+    if ring and ring in rings:
+        raise ConfigError(
+            f"{device.address}: a board that is named by another address too",
+            hint="name each board once",
+        )
+    rings.add(ring)
+    found.update(kinds)
     return found
 
 

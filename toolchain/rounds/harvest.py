@@ -102,13 +102,20 @@ def discard(device: Device) -> int:
     return int(device.call("forget")["forgotten"])
 
 
-def kinds_on(device: Device) -> dict[str, int]:
-    """Return kind of row → how many a board holds now; no text is kept of them."""
+def kinds_on(device: Device) -> tuple[str, dict[str, int]]:
+    """Return the name of a board's ring, and kind of row → how many it holds now.
+
+    No text is kept of them, and a row that comes twice counts once.
+    """
     kinds: dict[str, int] = {}
-    for row in _fetched(device, None, _Seen()):
-        kind = str(row["kind"])
-        kinds[kind] = kinds.get(kind, 0) + 1
-    return kinds
+    seen = _Seen()
+    numbers: set[int] = set()
+    for row in _fetched(device, None, seen):
+        if row["n"] not in numbers:
+            numbers.add(row["n"])
+            kind = str(row["kind"])
+            kinds[kind] = kinds.get(kind, 0) + 1
+    return seen.ring, kinds
 
 
 def read_harvest(file: Path) -> list[Row]:

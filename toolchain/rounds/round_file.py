@@ -16,16 +16,19 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from device.manifest import ManifestError, read_bounded
+from device.manifest.reading import parse_json
 from device.manifest.signature import fingerprint, read_key
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.files import write_whole
+from toolchain.signed_record import each_once
 from toolchain.signing import SigningKey
 
 LEAST = 5
 """Least number of owners whose sum may be opened, unless a round says another."""
 DAYS = 7
 """Days until a round closes, unless it says another number."""
+MOST_DAYS = 3650
 LOWEST = 3
 # Of two owners, each knows the other's counters when it knows the sum.
 MAX_OWNERS = 1 << 16
@@ -85,7 +88,9 @@ def read_round(path: Path) -> Round:
     if content is None:
         raise ConfigError(f"{path}: cannot be read", hint=_FILE_HINT)
     try:
-        found = Round.model_validate_json(content, strict=True)
+        # Whoever looks into the file sees the first of two owners of one name, JSON the last.
+        plain = parse_json(content, pairs=each_once)
+        found = Round.model_validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part)[:40] for part in problem["loc"]) or "round"
@@ -93,6 +98,9 @@ def read_round(path: Path) -> Round:
             f"{path.name}: `{where}`: {problem['msg'][:1].lower()}{problem['msg'][1:]}",
             hint=_FILE_HINT,
         ) from error
+    except ValueError as error:
+        said = str(error)[:100]
+        raise ConfigError(f"{path.name}: not JSON: {said}", hint=_FILE_HINT) from error
     _check(path, found)
     return found
 
@@ -139,9 +147,11 @@ def fingerprint_of(line: str) -> str:
 def _owners_in(file: Path) -> dict[str, str]:
     """Return owner → key of a file with a public key a line."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = (read_bounded(file, MAX_ROUND_BYTES) or b"").decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: cannot be read", hint=_KEYS_HINT) from error
+    if not lines:
+        raise ConfigError(f"{file}: cannot be read, or is empty", hint=_KEYS_HINT)
     owners: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         words = line.split()

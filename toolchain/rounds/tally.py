@@ -9,7 +9,6 @@ and masks one vector. The rule to keep: an owner seals for exactly the round tha
 only where every other owner has joined the same one.
 """
 
-import os
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pydantic import Field
 
 from toolchain.config import Frozen
 from toolchain.errors import ArtifactError, BoardError, ConfigError, TrustError
-from toolchain.files import write_whole
+from toolchain.files import kept_secret, sync_folder, write_whole
 from toolchain.rounds import masks
 from toolchain.rounds.round_file import Hex, Round, key_of, owner_of, read_round, refuse_closed
 from toolchain.rounds.statements import read_signed, write_signed
@@ -71,16 +70,7 @@ def join(path: Path, key: SigningKey) -> tuple[str, Path]:
     asked, owner, secret_file = _part_in(path, key)
 
     secret_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        secret = secret_file.read_bytes()
-    else:
-        secret = masks.new_secret()
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secret)
-            stream.flush()
-            os.fsync(descriptor)
+    secret = kept_secret(secret_file, masks.new_secret)
     if len(secret) != masks.KEY_BYTES:
         raise ArtifactError(f"{secret_file}: a damaged secret", hint="begin another round")
 
@@ -244,7 +234,7 @@ def _refuse_wrong(seat: Seat, values: Sequence[int]) -> None:
             f"{seat.path.name}: {len(values)} counters, the round has {len(seat.round.counters)}"
         )
     for name, value in zip(seat.round.counters, values, strict=True):
-        if not 0 <= value < MAX_COUNT:
+        if type(value) is not int or not 0 <= value < MAX_COUNT:
             raise BoardError(
                 f"{seat.path.name}: `{name}` is {value}: a counter lies below {MAX_COUNT:,}",
                 hint="seal fewer boards at once, or start their services again",
@@ -264,11 +254,7 @@ def _take(secret_file: Path, seat: Seat) -> bytes:
         secret_file.rename(spent)
     except FileNotFoundError as error:
         raise _sealed_already(seat.path, seat.owner) from error
-    folder = os.open(spent.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(spent.parent)
     secret = spent.read_bytes()
     write_whole(spent, "")
     return secret

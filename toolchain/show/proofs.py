@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolchain import console
+from toolchain.proving.kept import is_of_its_target
 from toolchain.proving.record import Proof
 from toolchain.proving.signed import SignedProof
 from toolchain.show.words import size
@@ -32,6 +33,8 @@ def labels(record: Proof) -> list[str]:
     said = [kinds[record.kind]] if record.kind in kinds else []
     if record.virtual_machine:
         said.append("the board is a virtual machine: this proves nothing of a real one")
+    if not is_of_its_target(record):
+        said.append(f"its facts are not those of `{record.target or 'no known target'}`")
     if record.disturbed:
         said.append("other programs worked on the board meanwhile")
     if record.heat.throttled:

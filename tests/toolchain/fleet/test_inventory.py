@@ -44,6 +44,23 @@ def test_a_file_names_the_boards_and_how_they_are_served(tmp_path: Path) -> None
     assert fleet.journal == tmp_path / "shop.journal.jsonl"
 
 
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("virtual:NONSENSE", "unknown target `NONSENSE`"),
+        ("virtual:", "unknown target ``"),
+        ("virtual:rpi-4b-4gb:99", "`99` is not a Debian release"),
+    ],
+)
+def test_a_virtual_board_that_cannot_be_is_found_before_the_first_wave(
+    tmp_path: Path, address: str, problem: str
+) -> None:
+    shop = SHOP + f'\n[[boards]]\naddress = "{address}"\n'
+    with pytest.raises(ConfigError) as caught:
+        open_fleet(write(tmp_path, shop))
+    assert problem in caught.value.message
+
+
 def test_a_tag_or_an_address_chooses_boards_and_waves_count_those_alone(tmp_path: Path) -> None:
     fleet = open_fleet(write(tmp_path, SHOP), only="till")
     assert [board.address for board in fleet.boards] == ["pi@till-1", "pi@till-2"]

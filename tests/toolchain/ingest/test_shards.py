@@ -1,5 +1,6 @@
 """Shards: the same data set whoever reads it, and after any end of the process that reads it."""
 
+import errno
 import gzip
 import json
 import os
@@ -9,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Rounds
 from tests.fakes import sharded
 from tests.fakes.sharded import SHARD_BYTES, read, write_data
+from toolchain import ingest as ingest_module
 from toolchain.artifacts import Dataset
 from toolchain.errors import ArtifactError
 from toolchain.ingest import Ways, look
@@ -264,3 +267,90 @@ def test_two_nodes_of_ray_make_what_one_process_makes(
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["digest"] == whole.digest
     assert len(said["nodes"]) == 2, "each node read shards"
+
+
+def test_a_disk_that_fills_while_shards_are_read_is_one_sentence(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "entries.jsonl")
+
+    monkeypatch.setattr("toolchain.ingest.shards.jobs.write_read", full)
+    with pytest.raises(ArtifactError) as caught:
+        read(folder, tmp_path, by(tmp_path, 1))
+    assert caught.value.message == "entries.jsonl: cannot be written: no space left on device"
+
+
+@pytest.mark.parametrize("moment", ["look", "_write"])
+def test_a_file_that_is_changed_while_it_is_read_makes_no_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Its digest was taken before: the record would name text that nobody learned."""
+    write_data(tmp_path / "recipe", rows=40)
+    real = getattr(ingest_module, moment)
+
+    def changed(*words: Any, **more: Any) -> Any:
+        with (tmp_path / "recipe" / "first.jsonl").open("a") as stream:
+            stream.write('{"question": "new?", "answer": "New."}\n')
+        return real(*words, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_module, moment, changed)
+        with pytest.raises(ArtifactError) as caught:
+            read(tmp_path / "recipe", tmp_path, by(tmp_path, 1))
+    assert caught.value.message == "first.jsonl: was changed while it was read"
+    again = read(tmp_path / "recipe", tmp_path, by(tmp_path, 1))
+    other = read(tmp_path / "recipe", tmp_path / "other", by(tmp_path / "other", 1))
+    assert again.digest == other.digest
+
+
+def killed(folder: Path, out: Path) -> None:
+    """Read the data in a process of its own that ends when all shards are read."""
+    program = (
+        "import os, sys\n"
+        "from toolchain.ingest.shards import jobs\n"
+        "jobs.write_shard = lambda *_: os._exit(9)\n"
+        "from tests.fakes import sharded\n"
+        "sharded.main()\n"
+    )
+    words = [sys.executable, "-c", program, str(folder), str(out), "1"]
+    assert subprocess.run(words, cwd=ROOT, check=False).returncode == 9
+
+
+@pytest.mark.slow
+def test_shards_that_were_read_before_a_kill_are_not_read_again(
+    folder: Path, whole: Dataset, tmp_path: Path
+) -> None:
+    """Without surrogates too: then the key of the run is another one each time."""
+    killed(folder, tmp_path)
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("read.json")}
+    assert len(kept) > 5
+    killed(folder, tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("read.json")} == kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "5", '{"sizes": null}', '{"sizes": {}, "file": 5}', "[" * 99_999]
+)
+def test_a_shard_whose_account_is_damaged_is_read_again(
+    folder: Path, whole: Dataset, tmp_path: Path, content: str
+) -> None:
+    killed(folder, tmp_path)
+    sorted(tmp_path.rglob("read.json"))[1].write_text(content)
+    assert read(folder, tmp_path, by(tmp_path, 1)).digest == whole.digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["key.json", "names.json"])
+@pytest.mark.parametrize("content", [None, b"", b"[", b"\xff"])
+def test_a_room_whose_notes_are_damaged_is_made_anew(
+    folder: Path, whole: Dataset, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    killed(folder, tmp_path)
+    (note,) = tmp_path.rglob(name)
+    if content is None:
+        note.unlink()
+    else:
+        note.write_bytes(content)
+    assert read(folder, tmp_path, by(tmp_path, 1)).digest == whole.digest

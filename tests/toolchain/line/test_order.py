@@ -27,9 +27,14 @@ GOOD = '["ingest", "tune", "quantize", "evaluate", "package"]'
 
 
 def refused(
-    folder: Path, stages: str = GOOD, formats: str = '["gguf"]', adapter: str = "merged"
+    folder: Path,
+    stages: str = GOOD,
+    formats: str = '["gguf"]',
+    adapter: str = "merged",
+    tables: str = "",
 ) -> ConfigError:
-    (folder / "r.toml").write_text(RECIPE.format(stages=stages, formats=formats, adapter=adapter))
+    recipe = RECIPE.format(stages=stages, formats=formats, adapter=adapter) + tables
+    (folder / "r.toml").write_text(recipe)
     with pytest.raises(ConfigError) as caught:
         open_recipe(folder / "r.toml")
     return caught.value
@@ -49,6 +54,21 @@ def test_a_stage_that_comes_too_late_is_named(tmp_path: Path) -> None:
     assert error.message == (
         "r.toml: stages: `tune` stands behind `quantize`: what it makes would not be shipped"
     )
+
+
+@pytest.mark.parametrize(
+    ("stage", "table"), [("tune", ""), ("distill", '[distill]\nteacher = "x"\nlayers = 2\n')]
+)
+def test_what_would_be_learned_over_what_was_preferred_is_refused(
+    tmp_path: Path, stage: str, table: str
+) -> None:
+    tables = f'[align]\nfiles = ["wishes.jsonl"]\n{table}'
+    stages = f'["ingest", "align", "{stage}", "quantize"]'
+    error = refused(tmp_path, stages, tables=tables)
+    assert error.message == (
+        f"r.toml: stages: `{stage}` stands behind `align`: what was preferred would be learned over"
+    )
+    assert error.hint == f"move `align` behind `{stage}`"
 
 
 def test_an_unknown_stage_is_named_with_the_closest_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from device import bandwidth
 from tests.fakes import signers
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import finished, make_bundle, make_runtime
@@ -23,8 +24,10 @@ from toolchain.cli.proving import _free
 from toolchain.errors import ArtifactError, BoardError, ConfigError, ToolchainError, TrustError
 from toolchain.proving import check_board, proof_of
 from toolchain.proving.kept import counts_for, folder, proofs_of
+from toolchain.proving.record import MOST_SHARE
 from toolchain.proving.signed import MAX_BYTES, SignedProof, read, write
 from toolchain.push import push
+from toolchain.show.proofs import labels
 
 
 @pytest.fixture
@@ -137,8 +140,8 @@ def test_a_signature_for_another_purpose_is_no_proof(file: Path, key: Path) -> N
         (("date",), "2999-01-01", "`date`: value error, a day that has not come yet"),
         (("rows", 0, "test"), "pp٣", "`rows.0.test`: string should match pattern"),
         (("rows", 0, "test"), "pp0", "`rows.0.test`: string should match pattern"),
-        (("rows", 0, "median_ts"), 9e8, "`rows.0`: value error, `median_ts` is not between its"),
-        (("rows", 0, "avg_ts"), 0.5, "`rows.0`: value error, `avg_ts` is not between its"),
+        (("rows", 0, "median_ts"), 9e8, "`rows.0`: value error, `median_ts` is not that of its"),
+        (("rows", 0, "avg_ts"), 0.5, "`rows.0`: value error, `avg_ts` is not that of its"),
         (("kind",), "phone", "`kind`: input should be 'board', 'this computer' or"),
         (("board", "model"), "a\x1b[2J", "`board.model`: value error, it has characters that"),
         (("board", "model"), "x" * 201, "`board.model`: string should have at most 200"),
@@ -154,6 +157,15 @@ def test_a_signature_for_another_purpose_is_no_proof(file: Path, key: Path) -> N
         (("goldens", "count"), 0, "`goldens.count`: input should be greater than or equal to 1"),
         (("goldens", "exact"), False, "`goldens`: value error, goldens that differ are no proof"),
         (("goldens", "agreement"), 2, "`goldens.agreement`: input should be less than or equal"),
+        (("goldens", "agreement"), 0.0, "`goldens`: value error, goldens that differ are no proof"),
+        (("goldens", "exact"), None, "`goldens`: value error, goldens that differ are no proof"),
+        (("rows", 0, "median_ts"), 12.3, "`rows.0`: value error, `median_ts` is not that of its"),
+        (("rows", 0, "avg_ts"), 12.3, "`rows.0`: value error, `avg_ts` is not that of its"),
+        (("roofline_share",), 1e9, "`roofline_share`: input should be less than or equal to 1.05"),
+        (("roofline_share",), 1.06, "`roofline_share`: input should be less than or equal to"),
+        (("roofline_share",), 0.5, "``: value error, a share of the bandwidth, and no bandwidth"),
+        (("heat", "highest_c"), 40.0, "`heat`: value error, `highest_c` is not the highest"),
+        (("heat", "highest_c"), None, "`heat`: value error, `highest_c` is not the highest"),
     ],
 )
 def test_a_field_out_of_its_bounds_is_refused_whoever_signed_it(
@@ -219,6 +231,19 @@ def test_a_file_of_anything_is_one_sentence(tmp_path: Path, content: bytes) -> N
 def test_only_a_real_board_proves_one(kind: Kind, facts: dict[str, Any], counts: set[str]) -> None:
     proof = a_proof(kind=kind, **facts)
     assert {board.id for board in target.all_targets() if counts_for(proof, board)} == counts
+
+
+def test_the_largest_share_of_the_bandwidth_is_the_boards_own() -> None:
+    assert MOST_SHARE == bandwidth.TOLERANCE
+
+
+def test_the_record_of_another_board_proves_no_target() -> None:
+    """Whoever signs can name any target: the facts beside it must be those of one."""
+    for forged in ("rpi-5-8gb", "rpi-4b-2gb", "x86-64", "", "nobody-knows-it"):
+        proof = a_proof().model_copy(update={"target": forged})
+        assert not [board.id for board in target.all_targets() if counts_for(proof, board)]
+        assert f"its facts are not those of `{forged or 'no known target'}`" in labels(proof)
+    assert not [line for line in labels(a_proof()) if line.startswith("its facts")]
 
 
 def test_every_kept_proof_holds_and_counts() -> None:
@@ -311,8 +336,6 @@ def test_a_proof_stands_beside_the_earlier_ones_of_its_day(
 
 
 def test_what_a_proof_cannot_say_is_said_with_it() -> None:
-    from toolchain.show.proofs import labels
-
     said = labels(a_proof(kind=VIRTUAL, virtual=True, model="Raspberry Pi 4 Model B"))
     assert said[:2] == [
         "the board is emulated: this proves nothing of a real one",
@@ -341,7 +364,7 @@ def test_a_board_is_asked_for_its_bytes_its_goldens_and_its_speed(
 
     seen = check_board(device, Recorder())
     proof = proof_of(seen, bench(device, pp=8, tg=4, repeat=2), device.kind)
-    assert [(row.test, row.median_ts) for row in proof.rows] == [("pp8", 10.0), ("tg4", 10.0)]
+    assert [(row.test, row.median_ts) for row in proof.rows] == [("pp8", 10.5), ("tg4", 10.5)]
     assert (proof.goldens.count, proof.kind, proof.signed_by) == (8, "this computer", "")
     assert (proof.heat.highest_c, proof.heat.throttled) == (81.5, ("soft_temperature_limit",))
     assert not counts_for(proof, target.find("rpi-5-4gb"))

@@ -59,7 +59,7 @@ def test_a_board_without_a_service_is_not_counted_as_nothing(board: FakeConnecti
     device = Device(board)
     device.install()
     with pytest.raises(BoardError, match="its service does not say what it has counted"):
-        counted_on(device)
+        counted_on(device, set())
 
 
 def test_a_vector_has_the_rounds_order_and_no_counter_that_nobody_has() -> None:
@@ -112,8 +112,12 @@ def test_the_counters_of_a_served_board_are_sealed_and_summed(
             pass
     rate(board, "up", "up", "down", "unknown")
 
-    found = counted_on(Device(board))
+    rings: set[str] = set()
+    found = counted_on(Device(board), rings)
     assert found == {"asked": 2, "up": 2, "down": 1, "unknown": 1}
+
+    with pytest.raises(ConfigError, match="a board that is named by another address too"):
+        counted_on(Device(board), rings)
 
     keys = {owner: find_key(str(make_key(tmp_path / owner))) for owner in OWNERS}
     (tmp_path / "owners").write_text("".join(f"{key.public}\n" for key in keys.values()))

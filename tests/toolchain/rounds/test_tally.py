@@ -1,11 +1,13 @@
 """Sealed tallies: the sum of all owners is exact, and everything else is refused by its name."""
 
 import json
+import os
 import shutil
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -178,12 +180,15 @@ def test_keys_of_which_owners_saw_different_ones_are_seen(
         ([1, MAX_COUNT], BoardError, "`up` is 1048576: a counter lies below 1,048,576"),
         ([-1, 0], BoardError, "`asked` is -1: a counter lies below 1,048,576"),
         ([1], ConfigError, "1 counters, the round has 2"),
+        ([1.0, 1], BoardError, "`asked` is 1.0: a counter lies below 1,048,576"),
+        ([1, "1"], BoardError, "`up` is 1: a counter lies below 1,048,576"),
+        ([float("nan"), 1], BoardError, "`asked` is nan: a counter lies below 1,048,576"),
     ],
 )
 def test_counters_that_a_sum_cannot_hold_are_refused_and_the_secret_stays(
     joined: Path,
     keys: dict[str, SigningKey],
-    values: list[int],
+    values: list[Any],
     error: type[ToolchainError],
     problem: str,
 ) -> None:
@@ -232,6 +237,19 @@ def test_a_secret_is_its_owners_alone_and_joining_again_keeps_it(
     assert secret.stat().st_mode & 0o077 == 0
     join(joined, keys["shop"])
     assert json.loads(file_of(joined, "shop", "joined").read_text())["statement"] == before
+
+
+def test_joining_that_was_cut_off_is_done_again(
+    path: Path, keys: dict[str, SigningKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut() -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(masks, "new_secret", cut)
+        with pytest.raises(KeyboardInterrupt):
+            join(path, keys["shop"])
+    assert join(path, keys["shop"])[0] == "shop"
 
 
 def absent(path: Path, keys: dict[str, SigningKey]) -> None:
@@ -342,6 +360,26 @@ def test_a_round_that_must_not_be_is_refused(
     with pytest.raises(ConfigError) as refused:
         read_round(path)
     assert problem in refused.value.message
+
+
+def test_an_owner_that_stands_twice_in_the_file_is_refused(path: Path) -> None:
+    """People who look into it see the first key, and masks would be agreed on with the second."""
+    text = path.read_text()
+    path.write_text(text.replace('"owners": {', '"owners": {"bar": "ssh-ed25519 AAAA",', 1))
+    with pytest.raises(ConfigError, match=r"tally.json: not JSON: a key stands twice"):
+        read_round(path)
+
+
+@pytest.mark.parametrize("days", ["0", "3651", "99999999999"])
+def test_a_round_closes_within_ten_years(path: Path, tmp_path: Path, days: str) -> None:
+    words = [str(tmp_path / "new.json"), "--owners", str(tmp_path / "owners"), "--days", days]
+    assert CliRunner().invoke(app, ["tally", *words]).exit_code == 2
+
+
+def test_owners_are_read_from_a_file_and_not_from_a_pipe(path: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe: cannot be read"):
+        begin(tmp_path / "new.json", tmp_path / "pipe", ("asked",), least=3, days=1)
 
 
 def test_a_round_is_not_overwritten(path: Path, tmp_path: Path) -> None:

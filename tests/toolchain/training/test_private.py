@@ -395,3 +395,16 @@ def test_a_layer_that_is_read_twice_is_refused(folder: Path) -> None:
     layers = RowGradients(layer)
     with pytest.raises(ArtifactError, match="is read twice in one step"), layers.collecting(2):
         layer(layer(torch.ones(2, 3, 4))).sum().backward()
+
+
+def test_a_key_whose_making_was_cut_off_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(count: int) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.urandom", cut)
+        with pytest.raises(KeyboardInterrupt):
+            Randomness.kept_in(tmp_path)
+    Randomness.kept_in(tmp_path)

@@ -4,12 +4,12 @@ The same value gets the same surrogate in each run, so that the split stays as i
 key can tell whose surrogate one is: it never enters an output folder, a record or a bundle.
 """
 
-import os
 import secrets
 from functools import cache
 from pathlib import Path
 
 from toolchain.errors import ConfigError
+from toolchain.files import kept_secret
 
 KEY_FILE = ".demitasse-redaction.key"
 _BYTES = 32
@@ -26,19 +26,16 @@ def made_key(folder: Path) -> tuple[bytes, bool]:
     path = folder / KEY_FILE
     if path.exists():
         return _read(path), False
+    own = (secrets.token_hex(_BYTES) + "\n").encode("ascii")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-            stream.write(secrets.token_hex(_BYTES) + "\n")
-    except FileExistsError:  # another run was faster
-        return _read(path), False
+        is_new = kept_secret(path, lambda: own) == own
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be written: {error.strerror}",
             hint="the key of the surrogates lies beside the recipe: copy the recipe into a folder "
             "of your own",
         ) from error
-    return _read(path), True
+    return _read(path), is_new
 
 
 def _read(path: Path) -> bytes:

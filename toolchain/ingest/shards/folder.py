@@ -229,8 +229,12 @@ def finished(folder: Path, name: str) -> Finished | None:
         sizes = content["sizes"]
         if any((folder / file).stat().st_size != size for file, size in sizes.items()):
             return None
-    except (OSError, ValueError, KeyError):
-        return None
+        return _finished(folder, name, content)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None  # not whole, or of another version: it is read again
+
+
+def _finished(folder: Path, name: str, content: Mapping[str, Any]) -> Finished:
     file = content["file"] and FileRead(
         kind=content["file"][0],
         rows=content["file"][1],

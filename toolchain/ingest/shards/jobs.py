@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from toolchain.config import Frozen
-from toolchain.errors import ToolchainError
+from toolchain.errors import ToolchainError, of_the_disk
 from toolchain.ingest.files.source import Cut
 from toolchain.ingest.found import Found
 from toolchain.ingest.reading import Reader, ShardRead
@@ -65,8 +65,17 @@ _ANY: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")]
 
 
 def work(text: str) -> None:
-    """Do a job that was written as JSON."""
+    """Do a job that was written as JSON; raise ArtifactError where the disk is full."""
     job = _ANY.validate_json(text)
+    try:
+        _do(job)
+    except OSError as error:
+        if full := of_the_disk(error):
+            raise full from error
+        raise
+
+
+def _do(job: Job) -> None:
     if isinstance(job, ReadJob):
         _read(job)
     elif isinstance(job, PairsJob):

@@ -50,7 +50,12 @@ class Room(Frozen):
     def open(self, key: str, names: list[str]) -> None:
         """Make the room that of a key; `names` are the files of its shards in order."""
         said = self.folder / _KEY
-        if not said.is_file() or said.read_text(encoding="utf-8") != key:
+        if (
+            not said.is_file()
+            or said.read_bytes() != key.encode()
+            or not (self.folder / _NAMES).is_file()
+            or (self.folder / _NAMES).read_bytes() != json.dumps(names).encode()
+        ):
             # The folder itself stays: it is what is locked.
             self.folder.mkdir(parents=True, exist_ok=True)
             for old in (*self.folder.iterdir(), self.values):
