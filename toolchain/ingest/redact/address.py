@@ -60,8 +60,8 @@ _GERMAN = re.compile(
     r"(?:,?\s(?:[AD]-)?\d{4,5} [A-ZÄÖÜ][a-zäöüß]+(?:[ -](?:am |an der )?[A-ZÄÖÜ][a-zäöüß]+)?)?"
 )
 _PINYIN = (
-    r"(?:Beijing|Shanghai|Guangzhou|Shenzhen|Tianjin|Chongqing|Chengdu|Hangzhou|Wuhan|Nanjing|Suzhou|"
-    r"Xi'?an|Qingdao|Dalian|Xiamen|Changsha|Zhengzhou|Shenyang|Jinan|Kunming|Harbin|Hefei|Fuzhou)"
+    r"(?:Beijing|Shanghai|Guangzhou|Shenzhen|Tianjin|Chongqing|Chengdu|Hangzhou|Wuhan|Nanjing|"
+    r"Suzhou|Xi'?an|Qingdao|Dalian|Xiamen|Changsha|Zhengzhou|Shenyang|Jinan|Kunming|Harbin|Hefei|Fuzhou)"
 )
 _ROOM = (
     r"(?:(?:Room|Rm\.?|Unit|Flat|Apt\.?|Suite) ?[0-9A-Z]{1,6},? )?"

@@ -12,7 +12,8 @@ _FOUR = re.compile(
 )
 _SIX = re.compile(
     # A word before a colon is a cue, a group of hexadecimal digits is a part of the address.
-    r"(?<![0-9A-Za-z.])(?:(?<![0-9A-Za-z:]:)|(?<=[g-zG-Z]:)|(?<=[vV]6:)|(?<=[A-Za-z]{4}:))(?:[0-9A-Fa-f]{1,4}|(?=::))(?::[0-9A-Fa-f]{0,4}){2,7}"
+    r"(?<![0-9A-Za-z.])(?:(?<![0-9A-Za-z:]:)|(?<=[g-zG-Z]:)|(?<=[vV]6:)|(?<=[A-Za-z]{4}:))"
+    r"(?:[0-9A-Fa-f]{1,4}|(?=::))(?::[0-9A-Fa-f]{0,4}){2,7}"
     r"(?![0-9A-Za-z:])"
 )
 _GLOBAL_SIX = ipaddress.ip_network("2000::/3")

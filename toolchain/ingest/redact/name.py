@@ -73,7 +73,8 @@ _GERMAN_TITLED = re.compile(
 )
 _LETTER = re.compile(
     rf"(?:^|\n)(?:Dear|Hi|Hello) (?P<value>{_LATIN}),|"
-    rf"(?:[Rr]egards|[Ss]incerely|[Cc]heers|[Tt]hanks|(?:Gr(?:ü|ue)(?:ß|ss)en?|Gru(?:ß|ss)|(?<![A-Za-z])[LV]G))"
+    rf"(?:[Rr]egards|[Ss]incerely|[Cc]heers|[Tt]hanks|"
+    rf"(?:Gr(?:ü|ue)(?:ß|ss)en?|Gru(?:ß|ss)|(?<![A-Za-z])[LV]G))"
     rf"(?:,\s{{1,3}}|[ \t]*\n\s{{0,2}})(?P<signed>{_LATIN})\s*(?:\n|$)"
 )
 _PATTERNS = (

@@ -28,7 +28,8 @@ _ARGUMENT = re.compile(
 # Behind a space alone only what has letters and digits: `密码 reset` is a sentence.
 _BARE = re.compile(
     r"(?:(?<![A-Za-z])(?:password|passwort|kennwort)|密码|口令)\s{0,2}[「“\"'`]?"
-    r"(?P<value>(?=[!-~]{0,60}[A-Za-z])(?=[!-~]{0,60}[0-9])[0-9A-Za-z][0-9A-Za-z!#$%&*+@^_~-]{7,200})",
+    r"(?P<value>(?=[!-~]{0,60}[A-Za-z])(?=[!-~]{0,60}[0-9])"
+    r"[0-9A-Za-z][0-9A-Za-z!#$%&*+@^_~-]{7,200})",
     re.IGNORECASE,
 )
 _CODE = re.compile(
@@ -87,7 +88,8 @@ def _is_reserved(value: str) -> bool:
 KIND = Kind(
     name="secret",
     may_hold=re.compile(
-        r"pass|pwd|pw\s?[:=]|psk|GOCSPX|ya29|dckr|dop_|mysql|curl|hooks\.slack|kennwort|zugangscode|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|"
+        r"pass|pwd|pw\s?[:=]|psk|GOCSPX|ya29|dckr|dop_|mysql|curl|hooks\.slack|"
+        r"kennwort|zugangscode|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|"
         r"AIza|[A-Z0-9]{16}|[_-][0-9A-Za-z_-]{10}|LTAI|:AA|SG\.|bearer",
         re.IGNORECASE,
     ).search,
