@@ -161,6 +161,8 @@ def _seen(record: Record) -> float:
     spec, figures = record.parameters, record.figures
     if "steps" in spec:
         return float(spec["steps"] * spec["batch_size"])
+    if spec.get("updates"):
+        return float(spec["updates"] * spec["batch_size"])
     return float(spec.get("epochs", 1) * figures.get("conversations", 1))
 
 
