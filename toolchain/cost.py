@@ -28,6 +28,8 @@ GPU_SHARE = 0.25
 # reports 21 to 46 % for large ones on many.
 LORA_BYTES, FULL_BYTES = 3, 20
 """Bytes a parameter while an adapter is trained on weights of 16 bits, and while all are."""
+ADAPTED = ("tune", "align")
+"""Stages that train an adapter alone."""
 SETUP_H = 0.25
 """Hours that are paid before a rented computer trains: it is set up, weights are fetched."""
 RESTARTS = 0.1
@@ -254,7 +256,7 @@ def cost(
 def _memory_gb(works: Sequence[Workload]) -> float:
     """Return the memory that training takes on an accelerator, about, in GB."""
     return max(
-        each.parameters * (LORA_BYTES if each.stage == "tune" else FULL_BYTES) / 1e9
+        each.parameters * (LORA_BYTES if each.stage in ADAPTED else FULL_BYTES) / 1e9
         for each in works
     )
 

@@ -17,6 +17,7 @@ from tests.fakes.desk import (
     settings,
 )
 from tests.fakes.hub import loopback_hub
+from tests.fakes.preferences import question
 from toolchain import recipe
 from toolchain.checks import cost
 from toolchain.cost import Done
@@ -74,6 +75,21 @@ def test_hours_are_forecast_where_they_are_many(desk: Path) -> None:
     assert "tune" in note and ("days" in note or " h" in note)
     assert "no record here" in note
     assert not [note for note in found(desk).notes if note.startswith("time: ")]
+
+
+@pytest.mark.slow
+def test_hours_of_preferences_are_forecast_too(desk: Path) -> None:
+    lines = [
+        {"question": question(n), "chosen": "It is fine.", "rejected": f"I would not say so {n}."}
+        for n in range(60)
+    ]
+    (desk / "liked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = RECIPE.replace('"tune", "quantize"', '"tune", "align", "quantize"')
+    text = text.replace(
+        "[quantize]", '[align]\nfiles = ["liked.jsonl"]\nupdates = 10000000\n[quantize]'
+    )
+    (note,) = [note for note in found(desk, text).notes if note.startswith("time: about ")]
+    assert "align" in note and ("days" in note or " h" in note)
 
 
 def test_hours_are_those_of_what_was_recorded_beside(

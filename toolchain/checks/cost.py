@@ -10,13 +10,16 @@ import shutil
 import time
 from pathlib import Path
 
+from toolchain.align import resolved
 from toolchain.artifacts import RECORD
 from toolchain.checks import Ahead, Findings, conversations, data, model
 from toolchain.checks.conversations import Lengths
 from toolchain.checks.model import Base, Bases
 from toolchain.cost import Workload, expect, records_in
-from toolchain.errors import FitError
+from toolchain.errors import FitError, ToolchainError
+from toolchain.ingest.preferences import read_preferences
 from toolchain.models.weights import weight_files
+from toolchain.preferences import divided, least_shown
 from toolchain.progress import duration
 
 SHARE = 0.3
@@ -29,6 +32,8 @@ FORWARD, BACKWARD_LORA, BACKWARD = 2, 2, 4
 Source: arXiv:2001.08361, table 1."""
 DISTILL_TRAININGS = 3
 """Trainings of `distill` where there is something to teach: student and two controls."""
+ALIGN_ANSWERS = 3
+"""Answers that are read of a preference: two of it, and one for the control."""
 ANSWER_TOKENS = 64
 """Tokens of an answer in a measurement; its prompt is read once."""
 ADAM_BYTES = 12
@@ -136,7 +141,8 @@ def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
 
 
 def _works(ahead: Ahead, bases: Bases, lengths: Lengths) -> list[Workload]:
-    sizes = {"distill": parameters(bases.quantized), "quantize": parameters(bases.quantized)}
+    last = parameters(bases.quantized)
+    sizes = {"distill": last, "align": last, "quantize": last}
     asked = min(ahead.recipe.tune.questions, lengths.held_out)
     return [
         Workload(
@@ -160,7 +166,29 @@ def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float:
         return lengths.tokens * recipe.tune.passes(lengths.conversations)
     if stage == "distill" and recipe.distill:
         return DISTILL_TRAININGS * lengths.tokens * recipe.distill.passes(lengths.conversations)
+    if stage == "align":
+        return _align_tokens(ahead, lengths)
     return recipe.quantize.distill.tokens if recipe.quantize.distill else 0
+
+
+def _align_tokens(ahead: Ahead, lengths: Lengths) -> float:
+    """Return the tokens that `align` and its control learn from: as long as conversations are.
+
+    Of each preference two answers are read, of its control's the wanted one. 0 where the files are
+    no preferences, which is said elsewhere.
+    """
+    recipe, spec = ahead.recipe, ahead.recipe.align
+    assert spec
+    try:
+        found = read_preferences(spec, recipe.data, recipe.folder, lambda _: None)
+        _, used = resolved(spec, found)
+    except ToolchainError:
+        return 0.0
+    learned, held_out = divided(used, spec.held_out_share, recipe.seed, ())
+    if len(held_out) < least_shown():
+        return 0.0
+    mean = lengths.tokens / max(1, lengths.conversations)
+    return ALIGN_ANSWERS * mean * len(learned) * spec.passes(len(learned))
 
 
 def rate() -> float:
@@ -187,6 +215,8 @@ def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float
         trained = DISTILL_TRAININGS * lengths.tokens * distill.passes(lengths.conversations)
         learned = (FORWARD + BACKWARD) * last * trained
         found["distill"] = learned + FORWARD * first * lengths.tokens
+    if recipe.align and ahead.walks("align"):
+        found["align"] = (FORWARD + BACKWARD_LORA) * last * _align_tokens(ahead, lengths)
     if (spec := recipe.quantize.distill) and ahead.walks("quantize"):
         found["quantize"] = (2 * FORWARD + BACKWARD) * last * spec.tokens
     return found
