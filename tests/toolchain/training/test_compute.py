@@ -12,10 +12,12 @@ from safetensors import safe_open
 from tests.fakes.models import tiny_llama
 from toolchain.models.checkpoints import load_model
 from toolchain.progress import Silent
+from toolchain.recipe import LoraSpec
 from toolchain.training import compute
 from toolchain.training.compute import Compute
 from toolchain.training.examples import Example
 from toolchain.training.loop import Course, train
+from toolchain.training.lora import with_lora
 from toolchain.training.objectives import AnswerLoss
 
 EXAMPLES = [
@@ -60,6 +62,22 @@ def test_in_little_memory_the_same_is_learned_in_parts(trained: Trained, availab
     assert figures["checkpointing"]
     assert figures["loss"] == pytest.approx(plain["loss"], rel=1e-4)
     assert far(whole, parts) < 1e-3
+
+
+def test_an_adapter_learns_the_same_in_bf16_with_layers_that_are_computed_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = replace(COURSE, precision="bf16", steps=20)
+    losses = {}
+    for available in (1 << 40, 1):
+        monkeypatch.setattr(compute, "available_bytes", lambda *_, left=available: left)
+        spec = LoraSpec(dropout=0.0, r=4, target_modules=("q_proj", "v_proj", "up_proj"))
+        model = with_lora(load_model(folder), spec, 0, stage="tune").get_base_model()
+        resume = tmp_path / str(available)
+        figures = train(AnswerLoss(model), EXAMPLES, course, resume, Silent())
+        assert figures["checkpointing"] == (available == 1)
+        losses[available] = figures["loss"]
+    assert losses[1] == pytest.approx(losses[1 << 40], rel=0.01)
 
 
 def test_the_model_is_as_before_afterwards(trained: Trained) -> None:
