@@ -23,6 +23,9 @@ FLOAT32: Precision = "float32"
 BF16: Precision = "bf16"
 FASTER = 0.85
 """Share of float32's time from which on `auto` takes bfloat16."""
+WORTH_S = 0.1
+"""Processor seconds of a batch below which `auto` stays with float32: of so short a pass a busy
+computer makes anything, and two equal trainings ought to give equal weights."""
 TRIALS = 2
 """Passes of bfloat16 in a trial, at most; the fastest counts."""
 
@@ -46,7 +49,10 @@ def choose(
     if device.type == "cuda":
         return BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else FLOAT32
 
-    enough = FASTER * _seconds(FLOAT32, objective, batch, math.inf)
+    seconds = _seconds(FLOAT32, objective, batch, math.inf)
+    if seconds < WORTH_S:
+        return FLOAT32
+    enough = FASTER * seconds
     return BF16 if _seconds(BF16, objective, batch, enough) <= enough else FLOAT32
 
 

@@ -91,10 +91,20 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("slow", "chosen"), [(FLOAT32, BF16), (BF16, FLOAT32)])
-def test_auto_takes_what_is_faster(slow: Precision, chosen: Precision) -> None:
+def test_auto_takes_what_is_faster(
+    slow: Precision, chosen: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "WORTH_S", 0.0)
     loss = _Loss(slow)
     assert choose("auto", loss, BATCH, CPU) == chosen
     assert all(parameter.grad is None for parameter in loss.parameters())
+
+
+def test_a_pass_that_is_too_short_to_be_measured_stays_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(precision, "WORTH_S", 1e9)
+    assert choose("auto", _Loss(FLOAT32), BATCH, CPU) == FLOAT32
 
 
 @pytest.mark.parametrize("asked", [FLOAT32, BF16])
@@ -117,6 +127,7 @@ def test_a_processor_without_bfloat16_is_not_tried_for_long(
             return super().forward(batch)
 
     monkeypatch.setattr(precision, "TRIALS", 9)
+    monkeypatch.setattr(precision, "WORTH_S", 0.0)
     assert choose("auto", Slow(BF16), BATCH, CPU) == FLOAT32
     assert seen.count(BF16) < 9
 
