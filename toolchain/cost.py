@@ -38,6 +38,8 @@ GPU_SHARE = 0.25
 # reports 21 to 46 % for large ones on many.
 LORA_BYTES, FULL_BYTES = 3, 20
 """Bytes a parameter while an adapter is trained on weights of 16 bits, and while all are."""
+ADAPTED = ("tune", "align")
+"""Stages that train an adapter alone."""
 SETUP_H = 0.25
 """Hours that are paid before a rented computer trains: it is set up, weights are fetched."""
 RESTARTS = 0.1
@@ -168,7 +170,7 @@ def _done(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[
     if record.stage == "align":
         # Its plan counts preferences, each as often as it is seen.
         parameters = _parameters(known)
-        tokens, guess = float(figures["learned"] * record.parameters["epochs"]), None
+        tokens, guess = _preferences(record), None
     train_s = sum(float(run["train_s"]) for run in runs)
     train_cpu_s = sum(float(run.get("train_cpu_s", 0.0)) for run in runs)
     if isinstance(parameters, int) and tokens > 0 and train_s > 0:
@@ -241,7 +243,17 @@ def _seen(record: Record) -> float:
     spec, figures = record.parameters, record.figures
     if "steps" in spec:
         return float(spec["steps"] * spec["batch_size"])
+    if spec.get("updates"):
+        return float(spec["updates"] * spec["batch_size"])
     return float(spec.get("epochs", 1) * figures.get("conversations", 1))
+
+
+def _preferences(record: Record) -> float:
+    """Return how many preferences an `align` saw, each as often as it did."""
+    spec = record.parameters
+    if spec.get("updates"):
+        return float(spec["updates"] * spec["batch_size"])
+    return float(record.figures["learned"] * spec["epochs"])
 
 
 def _runs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -376,7 +388,7 @@ def _unconfirmed(prices: Prices) -> Iterator[str]:
 def _memory_gb(works: Sequence[Workload]) -> float:
     """Return the memory that training takes on an accelerator, about, in GB."""
     return max(
-        each.parameters * (LORA_BYTES if each.stage in ("tune", "align") else FULL_BYTES) / 1e9
+        each.parameters * (LORA_BYTES if each.stage in ADAPTED else FULL_BYTES) / 1e9
         for each in works
     )
 

@@ -204,6 +204,12 @@ class TrainFigures(StageFigures):
     train_s: float
     train_cpu_s: float
     peak_memory_mb: float
+    precision: str | None = None
+    """`float32` or `bf16`; None in a record of an earlier version, as the two below."""
+    parts: int | None = None
+    """Pieces in which a batch was read."""
+    checkpointing: bool | None = None
+    """Whether layers were computed again in the backward pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -222,10 +222,17 @@ class IngestSpec(Frozen):
     """Address of the cluster's head; empty: what Ray finds, such as RAY_ADDRESS."""
 
 
+Precision = Literal["auto", "float32", "bf16"]
+"""Type that a training computes in; its weights are float32 either way."""
+
+
 class TrainSpec(Frozen):
     """What every training stage needs."""
 
     epochs: Positive = 3
+    updates: int = Field(default=0, ge=0)
+    """Optimizer steps, instead of `epochs`: what a model learns of few answers depends on how often
+    it is changed."""
     batch_size: Positive = 16
     learning_rate: float = Field(default=2e-4, gt=0)
     warmup_share: Fraction = 0.03
@@ -233,6 +240,30 @@ class TrainSpec(Frozen):
     """Longest conversation in tokens; longer ones are dropped and counted."""
     questions: int = Field(default=200, ge=0)
     """Held-out conversations that are answered for exact match and F1, at most."""
+    precision: Precision = "auto"
+    """`auto` takes bf16, weights in float32 under autocast, where a short trial is faster with
+    it."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainSpec":
+        if self.updates and "epochs" in self.model_fields_set:
+            raise ValueError("give either `epochs` or `updates`")
+        return self
+
+    def steps(self, examples: int) -> int:
+        """Return the optimizer steps over so many examples."""
+        return self.updates or self.epochs * -(-examples // self.batch_size)
+
+    def passes(self, examples: float) -> float:
+        """Return how often each of so many examples is seen."""
+        if not self.updates:
+            return float(self.epochs)
+        return self.updates * self.batch_size / max(1.0, examples)
+
+    @property
+    def length(self) -> str:
+        """How long is trained, in words."""
+        return f"{self.updates} updates" if self.updates else f"{self.epochs} epochs"
 
 
 class LoraSpec(TrainSpec):

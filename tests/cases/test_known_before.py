@@ -17,7 +17,10 @@ from tests.fakes.desk import (
     settings,
 )
 from tests.fakes.hub import loopback_hub
+from tests.fakes.preferences import question
 from toolchain import recipe
+from toolchain.checks import cost
+from toolchain.cost import Done
 from toolchain.errors import ToolchainError
 from toolchain.line.walk import walk
 
@@ -70,7 +73,35 @@ def test_hours_are_forecast_where_they_are_many(desk: Path) -> None:
     text = RECIPE.replace("[quantize]", "[tune]\nepochs = 100000000\n[quantize]")
     (note,) = [note for note in found(desk, text).notes if note.startswith("time: about ")]
     assert "tune" in note and ("days" in note or " h" in note)
+    assert "no record here" in note
     assert not [note for note in found(desk).notes if note.startswith("time: ")]
+
+
+@pytest.mark.slow
+def test_hours_of_preferences_are_forecast_too(desk: Path) -> None:
+    lines = [
+        {"question": question(n), "chosen": "It is fine.", "rejected": f"I would not say so {n}."}
+        for n in range(60)
+    ]
+    (desk / "liked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = RECIPE.replace('"tune", "quantize"', '"tune", "align", "quantize"')
+    text = text.replace(
+        "[quantize]", '[align]\nfiles = ["liked.jsonl"]\nupdates = 10000000\n[quantize]'
+    )
+    (note,) = [note for note in found(desk, text).notes if note.startswith("time: about ")]
+    assert "align" in note and ("days" in note or " h" in note)
+
+
+def test_hours_are_those_of_what_was_recorded_beside(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def records(folder: Path) -> list[Done]:
+        shape = {"parameters": 1000, "tokens": 1.0, "asked": 0, "seconds": 9e6}
+        return [Done(stage="tune", folder=folder.name, train_s=9e6, **shape)]
+
+    monkeypatch.setattr(cost, "records_in", records)
+    (note,) = [note for note in found(desk).notes if note.startswith("time: about ")]
+    assert "by 1 recorded here with 0.00 M parameters" in note
 
 
 def test_a_scratch_model_is_judged_by_what_it_will_be(desk: Path) -> None:

@@ -127,6 +127,8 @@ def test_an_epsilon_finds_its_noise(base: Checkpoint, dataset: Dataset, tmp_path
     ("changes", "message"),
     [
         ({"dropout": 0.1}, "tune: dropout: its masks follow from the recorded seed"),
+        ({"updates": 9}, "tune: updates: a private training draws its units by itself"),
+        ({"precision": "bf16"}, "tune: precision: the gradient of each unit is clipped"),
         ({"general_share": 0.2}, "tune: general_share: general conversations are no units"),
         ({"base_bits": 4}, "tune: base_bits: which merge ships is chosen on conversations"),
         (
@@ -146,7 +148,8 @@ def test_an_epsilon_finds_its_noise(base: Checkpoint, dataset: Dataset, tmp_path
 def test_what_would_break_the_claim_is_refused(
     base: Checkpoint, dataset: Dataset, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    spec = TuneSpec(**{**SPEC.model_dump(exclude_unset=True), "privacy": PRIVACY, **changes})
+    own = SPEC.model_dump(exclude_unset=True, exclude={"epochs"} if "updates" in changes else None)
+    spec = TuneSpec(**{**own, "privacy": PRIVACY, **changes})
     with pytest.raises(ConfigError) as refused:
         tune(base, dataset, spec, tmp_path / "out", Silent(), seed=0)
     assert refused.value.message.startswith(message)

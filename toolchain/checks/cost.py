@@ -1,7 +1,8 @@
 """Estimates of what a walk will take before it begins: disk, memory and hours.
 
-Hours are multiplications ÷ the rate at which this computer multiplies now; training gets a measured
-share of that rate.
+Hours are those of recorded stages of the same kind, scaled; where nothing is recorded, they are
+multiplications ÷ the rate at which this computer multiplies now, of which training gets a measured
+share.
 """
 
 import os
@@ -15,8 +16,8 @@ from toolchain.artifacts import RECORD
 from toolchain.checks import Ahead, Findings, conversations, data, model
 from toolchain.checks.conversations import Lengths
 from toolchain.checks.model import Base, Bases
-from toolchain.cost import DISTILL_TRAININGS, Workload, evaluated
-from toolchain.errors import FitError
+from toolchain.cost import DISTILL_TRAININGS, Workload, evaluated, expect, records_in
+from toolchain.errors import FitError, ToolchainError
 from toolchain.ingest.preferences import read_preferences
 from toolchain.models.weights import weight_files
 from toolchain.preferences import divided
@@ -119,22 +120,19 @@ def _note_memory(base: Base, todo: list[str], findings: Findings) -> None:
 def _note_hours(
     ahead: Ahead, bases: Bases, lengths: Lengths, todo: list[str], findings: Findings
 ) -> None:
-    """Note the time of the stages that train."""
-    operations = {
-        stage: count for stage, count in _operations(ahead, bases, lengths).items() if stage in todo
-    }
-    if not operations or Path("/dev/nvidia0").exists():
+    """Note the time of the stages that train, by what the other work folders recorded of them."""
+    works = [work for work in _works(ahead, bases, lengths) if work.stage in todo]
+    if not works or Path("/dev/nvidia0").exists():
         return
 
-    each_s = 1 / rate()
-    seconds = {stage: count * each_s for stage, count in operations.items()}
-    if sum(seconds.values()) < SHOWN_FROM_S:
+    done, each_s = records_in(ahead.out.parent), rate()
+    expected = [expect(work, done, each_s) for work in works]
+    seconds = sum(each.seconds for each in expected)
+    if seconds < SHOWN_FROM_S:
         return
 
-    each = ", ".join(f"{stage} {duration(taken)}" for stage, taken in seconds.items())
-    findings.notes.append(
-        f"time: about {duration(sum(seconds.values()))} on this computer's processors ({each})"
-    )
+    each = ", ".join(f"{one.stage} {duration(one.seconds)}, {one.by}" for one in expected)
+    findings.notes.append(f"time: about {duration(seconds)} on this computer's processors ({each})")
 
 
 def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
@@ -144,6 +142,11 @@ def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
     if parts is None or lengths is None or bases is None or bases.trained.model is None:
         return []
+    return _works(ahead, bases, lengths)
+
+
+def _works(ahead: Ahead, bases: Bases, lengths: Lengths) -> list[Workload]:
+    """Return what each stage has to do that takes time, in the order of the walk."""
     sizes = {stage: parameters(bases.quantized) for stage in ("distill", "quantize", "align")}
     learned = [
         Workload(
@@ -194,8 +197,11 @@ def _preferences(ahead: Ahead) -> int:
     """Return how many preferences `align` learns from."""
     recipe = ahead.recipe
     assert recipe.align
-    found = read_preferences(recipe.align, recipe.data, recipe.folder, lambda text: None)
-    _, used = resolved(recipe.align, found)
+    try:
+        found = read_preferences(recipe.align, recipe.data, recipe.folder, lambda text: None)
+        _, used = resolved(recipe.align, found)
+    except ToolchainError:  # found where the data is looked at
+        return 0
     return len(divided(used, recipe.align.held_out_share, recipe.seed, ())[0])
 
 
@@ -206,12 +212,13 @@ def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float:
         mean = lengths.tokens / max(1, lengths.conversations)
         return scratch.steps * scratch.batch_size * min(mean, scratch.context)
     if stage == "tune":
-        return lengths.tokens * recipe.tune.epochs
+        return lengths.tokens * recipe.tune.passes(lengths.conversations)
     if stage == "distill" and recipe.distill:
-        return DISTILL_TRAININGS * lengths.tokens * recipe.distill.epochs
+        return DISTILL_TRAININGS * lengths.tokens * recipe.distill.passes(lengths.conversations)
     if stage == "align" and recipe.align:
         # Preferences: their answers are of any length, and records count them too.
-        return _preferences(ahead) * recipe.align.epochs
+        count = _preferences(ahead)
+        return count * recipe.align.passes(count)
     return recipe.quantize.distill.tokens if recipe.quantize.distill else 0
 
 
@@ -231,14 +238,17 @@ def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float
         found["pretrain"] = (FORWARD + BACKWARD) * first * tokens
     if ahead.walks("tune"):
         asked = min(recipe.tune.questions, lengths.held_out) * ANSWER_TOKENS * 2
-        learned = (FORWARD + BACKWARD_LORA) * lengths.tokens * recipe.tune.epochs
+        learned = (
+            (FORWARD + BACKWARD_LORA) * lengths.tokens * recipe.tune.passes(lengths.conversations)
+        )
         found["tune"] = first * (learned + FORWARD * asked)
     if (distill := recipe.distill) and ahead.walks("distill"):
-        trained = DISTILL_TRAININGS * lengths.tokens * distill.epochs
+        trained = DISTILL_TRAININGS * lengths.tokens * distill.passes(lengths.conversations)
         learned = (FORWARD + BACKWARD) * last * trained
         found["distill"] = learned + FORWARD * first * lengths.tokens
     if (align := recipe.align) and ahead.walks("align"):
-        seen = _preferences(ahead) * align.epochs * PAIR_TOKENS
+        count = _preferences(ahead)
+        seen = count * align.passes(count) * PAIR_TOKENS
         found["align"] = (FORWARD + BACKWARD_LORA) * last * seen * ALIGN_TRAININGS
     if (spec := recipe.quantize.distill) and ahead.walks("quantize"):
         found["quantize"] = (2 * FORWARD + BACKWARD) * last * spec.tokens

@@ -103,7 +103,7 @@ def _objective(lesson: Lesson, logits: Path, model: Any) -> Any:
 
 
 def _steps(lesson: Lesson, examples: int) -> int:
-    return lesson.spec.epochs * -(-examples // lesson.spec.batch_size)
+    return lesson.spec.steps(examples)
 
 
 def _counts(lesson: Lesson, texts: Texts, student: Any, own_tokens: int) -> Counts:
@@ -115,16 +115,17 @@ def _counts(lesson: Lesson, texts: Texts, student: Any, own_tokens: int) -> Coun
         sum(len(example.ids) for example in examples) for examples in (texts.labelled, texts.all)
     )
     writing = WrittenFigures.read(lesson.written.record.figures) if lesson.written else None
-    passes = (spec.loss != "labels") + (spec.epochs if spec.hidden_weight else 0)
+    taught = spec.passes(len(texts.all))
+    passes = (spec.loss != "labels") + (taught if spec.hidden_weight else 0)
     return Counts(
         student=parameter_count(student),
         teacher=parameter_count(load_model(lesson.teacher.path))
         if lesson.spec.needs_same_tokens
         else 0,
         writer=(writing.parameters or 0) if writing else 0,
-        labelled=spec.epochs * labelled,
-        learned=round(spec.epochs * learned * (1 - spec.on_policy_share)),
-        read=passes * learned,
+        labelled=round(spec.passes(len(texts.labelled)) * labelled),
+        learned=round(taught * learned * (1 - spec.on_policy_share)),
+        read=round(passes * learned),
         asked=writing.tokens if writing else 0,
         own=own_tokens,
     )
@@ -142,4 +143,7 @@ def _summed(first: TrainFigures, second: TrainFigures) -> TrainFigures:
         train_s=round(seconds, 1),
         train_cpu_s=round(first.train_cpu_s + second.train_cpu_s, 1),
         peak_memory_mb=max(first.peak_memory_mb, second.peak_memory_mb),
+        precision=first.precision,
+        parts=first.parts,
+        checkpointing=first.checkpointing,
     )

@@ -193,7 +193,7 @@ def _plan_tune(recipe: Recipe, target: Target, form: str) -> str:
     bits = " on four bits" * (spec.base_bits == 4)
     return (
         f"LoRA{bits} r={spec.r} alpha={spec.alpha} on {', '.join(spec.target_modules)}, "
-        f"{spec.epochs} epochs, base {source}"
+        f"{spec.length}, base {source}"
     )
 
 
@@ -288,7 +288,7 @@ def _plan_distill(recipe: Recipe, target: Target, form: str) -> str:
     count = spec.layers if isinstance(spec.layers, int) else len(spec.layers)
     student = spec.student or f"{count} layer{'s' * (count > 1)} of the teacher"
     learned = "labels" if spec.loss == "labels" else f"{spec.loss}, T={spec.temperature:g}"
-    text = f"{spec.teacher or 'the tuned model'} → {student}, {learned}, {spec.epochs} epochs"
+    text = f"{spec.teacher or 'the tuned model'} → {student}, {learned}, {spec.length}"
     if spec.write is None:
         return text
     sources = ", ".join((*spec.write.questions, *spec.write.documents))
@@ -344,7 +344,7 @@ def _plan_align(recipe: Recipe, target: Target, form: str) -> str:
     spec = recipe.align
     assert spec
     loss = "DPO or KTO" if spec.loss == "auto" else spec.loss.upper()
-    return f"{loss} from {', '.join(spec.files)}, beta={spec.beta:g}, {spec.epochs} epochs"
+    return f"{loss} from {', '.join(spec.files)}, beta={spec.beta:g}, {spec.length}"
 
 
 def _aligned(artifact: Artifact) -> str:

@@ -30,6 +30,22 @@ def faults_of(spec: TuneSpec) -> list[Fault]:
                 remedy="leave `dropout` out: it is 0 with `[tune.privacy]`",
             )
         )
+    if spec.updates:
+        found.append(
+            Fault(
+                key="updates",
+                problem="a private training draws its units by itself and counts rounds of them",
+                remedy="give `epochs`",
+            )
+        )
+    if spec.precision == "bf16":
+        found.append(
+            Fault(
+                key="precision",
+                problem="the gradient of each unit is clipped in float32",
+                remedy="leave it out",
+            )
+        )
     if spec.general_share:
         found.append(
             Fault(

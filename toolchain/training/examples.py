@@ -6,7 +6,7 @@ The order depends on the seed and the epoch alone, so a resumed run sees the sam
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from toolchain.chat import IGNORED, TooLong, encode_row
@@ -46,10 +46,16 @@ class Batch:
     labels: "torch.Tensor"
     rows: tuple[int, ...]
     """Positions of these examples in their list."""
+    lengths: tuple[int, ...] = ()
+    """Tokens of each row; empty where rows are to be read with their padding."""
 
     def to(self, device: Any) -> "Batch":
         """Return the batch on a device."""
-        return Batch(ids=self.ids.to(device), labels=self.labels.to(device), rows=self.rows)
+        return replace(self, ids=self.ids.to(device), labels=self.labels.to(device))
+
+    def padded(self) -> "Batch":
+        """Return the batch as one whose rows are read with their padding."""
+        return replace(self, lengths=())
 
 
 def conversations(
@@ -148,7 +154,8 @@ def batch_of(examples: Sequence[Example], rows: Sequence[int]) -> Batch:
         example = examples[row]
         ids[place, : len(example.ids)] = torch.tensor(example.ids)
         labels[place, : len(example.ids)] = torch.tensor(example.labels)
-    return Batch(ids=ids, labels=labels, rows=tuple(rows))
+    lengths = tuple(len(examples[row].ids) for row in rows)
+    return Batch(ids=ids, labels=labels, rows=tuple(rows), lengths=lengths)
 
 
 def batches_of_epoch(

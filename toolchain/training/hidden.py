@@ -43,7 +43,8 @@ class HiddenLoss(nn.Module):
         with torch.no_grad(), states_of_layers(self.teacher) as theirs:
             self.teacher.base_model(input_ids=batch.ids, use_cache=False)
         with states_of_layers(self.inner.model) as ours:
-            loss: Tensor = self.inner(batch)
+            # Packed rows would have their states in another shape than the teacher's.
+            loss: Tensor = self.inner(batch.padded())
 
         goals = [theirs[layer][0] for layer in self._layers[1:]] + [theirs[-1][1]]
         distances = [
@@ -79,7 +80,7 @@ class OwnAnswerLoss(nn.Module):
         """Return the sum over the batch's learned tokens, in nats."""
         with torch.no_grad():
             theirs, _ = learned(self._teacher.hidden(batch.ids), batch.labels)
-        ours, _ = learned(self._head.hidden(batch.ids), batch.labels)
+        ours, _ = learned(self._head.hidden(batch.ids, batch.lengths), batch.labels)
         return self._head.summed(
             ours, lambda logits, piece: self._divergence(logits, theirs[piece])
         )

@@ -8,8 +8,8 @@ state is parameters and optimizer moments, as safetensors.
 import math
 import resource
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,14 @@ from toolchain.chat import IGNORED
 from toolchain.files import whole_file
 from toolchain.processes import many_on_cpu
 from toolchain.progress import Reporter
-from toolchain.recipe import TrainSpec
+from toolchain.recipe import Precision, TrainSpec
 from toolchain.training.examples import Batch, Example, batch_of, batches_from
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from toolchain.training.compute import Compute
 
 STATE = "state.safetensors"
 BETAS = (0.9, 0.95)
@@ -52,6 +54,7 @@ class Course:
     save_every_s: float = 15.0
     """Seconds between two saves of the state, at least; 0: it is saved after each step."""
     # A rented computer may be taken away each minute, and takes half of one to begin again.
+    precision: Precision = "float32"
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step.
@@ -66,14 +69,15 @@ class Course:
 
 
 def course(name: str, spec: TrainSpec, examples: Sequence[Example], seed: int) -> Course:
-    """Return the course in which every example is seen `spec.epochs` times."""
+    """Return the course that a recipe asks for."""
     return Course(
         name=name,
-        steps=spec.epochs * -(-len(examples) // spec.batch_size),
+        steps=spec.steps(len(examples)),
         batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
         warmup_share=spec.warmup_share,
         seed=seed,
+        precision=spec.precision,
     )
 
 
@@ -93,6 +97,8 @@ class Progress:
     """When the state was last saved."""
     saving_s: float = 0.0
     """Seconds that it took."""
+    compute: "Compute | None" = None
+    """How the run computes; None until that is chosen."""
     _clock: tuple[float, float] = field(
         default_factory=lambda: (time.monotonic(), time.process_time())
     )
@@ -126,16 +132,22 @@ class Progress:
             "train_s": round(self.seconds, 1),
             "train_cpu_s": round(self.cpu_s, 1),
             "peak_memory_mb": round(peak_memory_mb()),
+            **(asdict(self.compute) if self.compute else {}),
         }
 
     def header(self) -> dict[str, str]:
         """Return the values that a resumed run needs."""
-        return {name: repr(getattr(self, name)) for name in _KEPT}
+        kept = {name: repr(getattr(self, name)) for name in _KEPT}
+        return kept | ({"compute": self.compute.text()} if self.compute else {})
 
     def resume_from(self, header: Mapping[str, str]) -> None:
         """Continue from a header."""
         for name, kind in _KEPT.items():
             setattr(self, name, kind(header[name]))
+        if "compute" in header:
+            from toolchain.training.compute import Compute
+
+            self.compute = Compute.of_text(header["compute"])
         self.report.note(
             f"{self.course.name}: goes on after step {self.step} of {self.course.steps}"
         )
@@ -180,36 +192,62 @@ def train(
 
     Its state is saved in `resume`/`course.name`, and an interrupted run resumes from there.
     """
-    import torch
     from accelerate import Accelerator
 
+    from toolchain.training.compute import computing
+
     accelerator = Accelerator(cpu=many_on_cpu())
-    process = accelerator.process_index
-    processes = accelerator.num_processes
     state = resume / course.name / STATE
     optimizer = optimizer_of(objective, course)
     progress = Progress(course, report)
     restored = restore(state, objective, optimizer, progress)
-    prepared, optimizer = accelerator.prepare(objective.train(), optimizer)
-    mean = _Mean(accelerator.unwrap_model(prepared), course.mean_steps, restored)
-
-    for rows in batches_from(examples, course.batch_size, course.seed, progress.step, course.steps):
-        batch = _share(examples, rows, process, processes).to(accelerator.device)
-        targets = sum(examples[row].targets for row in rows)
-
-        torch.manual_seed(_step_seed(course.seed, progress.step, process))
-        for group in optimizer.param_groups:
-            group["lr"] = course.rate(progress.step)
-        loss = _step(accelerator, prepared, optimizer, batch, targets, course.clip)
-
-        mean.follow(progress.step)
-        progress.count_step(loss, sum(len(examples[row].ids) for row in rows))
-        if accelerator.is_main_process and save_is_due(progress):
-            save(state, accelerator.unwrap_model(prepared), optimizer, mean.values, progress)
+    way = computing(
+        objective.train(),
+        examples,
+        accelerator,
+        precision=course.precision,
+        batch_size=course.batch_size,
+        begun=progress.compute,
+    )
+    with way as progress.compute:
+        prepared, optimizer = accelerator.prepare(objective, optimizer)
+        mean = _Mean(accelerator.unwrap_model(prepared), course.mean_steps, restored)
+        for loss, tokens in _steps(accelerator, prepared, optimizer, examples, progress):
+            mean.follow(progress.step)
+            progress.count_step(loss, tokens)
+            if accelerator.is_main_process and save_is_due(progress):
+                save(state, accelerator.unwrap_model(prepared), optimizer, mean.values, progress)
 
     mean.apply()
     accelerator.unwrap_model(prepared).eval()
     return progress.figures()
+
+
+def _steps(
+    accelerator: Any,
+    objective: "nn.Module",
+    optimizer: Any,
+    examples: Sequence[Example],
+    progress: Progress,
+) -> Iterator[tuple[float, int]]:
+    """Take the steps that are left; yield the loss and the tokens of each."""
+    import torch
+
+    course, compute = progress.course, progress.compute
+    assert compute
+    process, processes = accelerator.process_index, accelerator.num_processes
+    for rows in batches_from(examples, course.batch_size, course.seed, progress.step, course.steps):
+        parts = [
+            _share(examples, rows, process + part * processes, processes * compute.parts)
+            for part in range(compute.parts)
+        ]
+        targets = sum(examples[row].targets for row in rows)
+        torch.manual_seed(_step_seed(course.seed, progress.step, process))
+        for group in optimizer.param_groups:
+            group["lr"] = course.rate(progress.step)
+        step = _Step(accelerator, objective, optimizer, compute)
+        loss = step.take(parts, targets, course.clip)
+        yield loss, sum(len(examples[row].ids) for row in rows)
 
 
 def optimizer_of(objective: "nn.Module", course: Course) -> "torch.optim.Optimizer":
@@ -250,27 +288,37 @@ def _step_seed(seed: int, step: int, process: int) -> int:
     return hash((seed, step, process)) & 0x7FFF_FFFF
 
 
-def _step(
-    accelerator: Any,
-    objective: "nn.Module",
-    optimizer: Any,
-    batch: Batch,
-    targets: int,
-    clip: float,
-) -> float:
-    """Take one optimizer step; return the loss per learned token of the whole batch.
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What takes one optimizer step."""
 
-    The processes' gradients are averaged, so each scales its summed loss by the number of processes
-    over the batch's learned tokens.
-    """
-    loss = objective(batch) * (accelerator.num_processes / max(targets, 1))
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(
-        [p for group in optimizer.param_groups for p in group["params"]], clip
-    )
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(accelerator.reduce(loss.detach(), reduction="mean"))
+    accelerator: Any
+    objective: "nn.Module"
+    optimizer: Any
+    compute: "Compute"
+
+    def take(self, parts: Sequence[Batch], targets: int, clip: float) -> float:
+        """Take a step; return the loss per learned token of the whole batch.
+
+        The processes' gradients are averaged, so each scales its summed loss by the number of
+        processes over the batch's learned tokens.
+        """
+        from toolchain.training.precision import autocast
+
+        device = self.accelerator.device
+        scale = self.accelerator.num_processes / max(targets, 1)
+        losses = []
+        for part in parts:
+            with autocast(self.compute.precision, device):
+                loss = self.objective(part.to(device)) * scale
+            self.accelerator.backward(loss)
+            losses.append(loss.detach())
+        self.accelerator.clip_grad_norm_(
+            [p for group in self.optimizer.param_groups for p in group["params"]], clip
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(self.accelerator.reduce(sum(losses), reduction="mean"))
 
 
 def save_is_due(progress: Progress) -> bool:

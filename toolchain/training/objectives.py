@@ -6,7 +6,7 @@ losses do).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,9 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from toolchain.chat import IGNORED
 from toolchain.errors import ArtifactError
 from toolchain.training.examples import Batch
+from toolchain.training.packed import is_packing, read_packed
 from toolchain.training.shared import read_prefix, shared_tokens
 
-CHUNK_ELEMENTS = 1 << 24
+CHUNK_ELEMENTS = 1 << 22
 """Logits that stand in memory at once: 64 MiB as float32."""
 
 
@@ -51,9 +52,14 @@ class Head:
         device: torch.device = self._model.device
         return device
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """Return the decoder's last hidden states [rows, length, width]."""
+    def hidden(self, ids: Tensor, lengths: Sequence[int] = ()) -> Tensor:
+        """Return the decoder's last hidden states [rows, length, width].
+
+        With the `lengths` of the rows a model that packs reads them without their padding.
+        """
         decoder = self._model.base_model
+        if lengths and self._shares and is_packing(self._model):
+            return read_packed(decoder, ids, lengths)
         count = shared_tokens(ids.tolist()) if self._shares else 0
         prefix = read_prefix(decoder, ids[:1, :count], len(ids)) if count else None
         if prefix is None:
@@ -82,8 +88,17 @@ class Head:
         ]
 
     def summed(self, hidden: Tensor, loss: Callable[[Tensor, slice], Tensor]) -> Tensor:
-        """Return the sum of `loss(logits, slice)` over chunks of `hidden` [positions, width]."""
+        """Return the sum of `loss(logits, slice)` over chunks of `hidden` [positions, width].
+
+        A head that is frozen gives its gradient at once: nothing of a chunk is kept or computed
+        again.
+        """
         pieces = self.chunks(len(hidden))
+        if self._is_frozen() and hidden.requires_grad and torch.is_grad_enabled():
+            total: Tensor = _Summed.apply(  # type: ignore[no-untyped-call]
+                hidden, pieces, lambda states, piece: loss(self.logits(states), piece)
+            )
+            return total
         if len(pieces) == 1:
             return loss(self.logits(hidden), pieces[0])
         parts = [
@@ -95,6 +110,10 @@ class Head:
             for piece in pieces
         ]
         return torch.stack(parts).sum()
+
+    def _is_frozen(self) -> bool:
+        head = self._model.get_output_embeddings()
+        return not any(parameter.requires_grad for parameter in head.parameters())
 
     def _check(self) -> None:
         ids = torch.arange(8, device=self._model.device)[None]
@@ -113,6 +132,35 @@ class Head:
             )
 
 
+class _Summed(torch.autograd.Function):
+    """The sum of a loss over pieces, with the gradient of each piece from the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        pieces: Sequence[slice],
+        loss: Callable[[Tensor, slice], Tensor],
+    ) -> Tensor:
+        """Return the sum; `loss` gives that of a piece of `hidden` [positions, width]."""
+        gradient = torch.empty_like(hidden)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for piece in pieces:
+            with torch.enable_grad():
+                states = hidden[piece].detach().requires_grad_()
+                value = loss(states, piece)
+            (gradient[piece],) = torch.autograd.grad(value, states)
+            total += value.detach()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the states."""
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grads[0]).to(gradient.dtype), None, None
+
+
 class AnswerLoss(nn.Module):
     """Cross-entropy of the learned tokens."""
 
@@ -123,7 +171,7 @@ class AnswerLoss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum over the batch's learned tokens, in nats."""
-        hidden, targets = learned(self._head.hidden(batch.ids), batch.labels)
+        hidden, targets = learned(self._head.hidden(batch.ids, batch.lengths), batch.labels)
         return self._head.summed(
             hidden,
             lambda logits, piece: functional.cross_entropy(logits, targets[piece], reduction="sum"),
@@ -156,8 +204,10 @@ class TeacherLoss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum over the batch's learned tokens, in nats."""
-        hidden, targets = learned(self._head.hidden(batch.ids), batch.labels)
-        taught = [part.to(hidden.device) for part in self._teacher.of(batch.rows)]
+        hidden, targets = learned(self._head.hidden(batch.ids, batch.lengths), batch.labels)
+        # They are float16, of which autocast to bfloat16 knows nothing on a CPU.
+        with torch.autocast(hidden.device.type, enabled=False):
+            taught = [part.to(hidden.device) for part in self._teacher.of(batch.rows)]
 
         return self._head.summed(
             hidden,
@@ -206,8 +256,8 @@ class TwinLoss(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum over the batch's learned tokens, in nats."""
         with torch.no_grad():
-            theirs, _ = learned(self._teacher.hidden(batch.ids), batch.labels)
-        ours, _ = learned(self._head.hidden(batch.ids), batch.labels)
+            theirs, _ = learned(self._teacher.hidden(batch.ids, batch.lengths), batch.labels)
+        ours, _ = learned(self._head.hidden(batch.ids, batch.lengths), batch.labels)
 
         scale = theirs.square().mean().clamp_min(1e-12)
         distance = (ours - theirs).square().sum() / scale / theirs.shape[-1]

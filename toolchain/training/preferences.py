@@ -113,7 +113,7 @@ def answer_examples(judged: Sequence[Judgement]) -> list[Example]:
 
 def log_probabilities(head: Head, batch: Batch) -> Tensor:
     """Return the log-probability of the learned tokens of each row [rows], in nats."""
-    hidden, targets = learned(head.hidden(batch.ids), batch.labels)
+    hidden, targets = learned(head.hidden(batch.ids, batch.lengths), batch.labels)
     rows = (batch.labels[:, 1:] != IGNORED).nonzero()[:, 0]
 
     def of_tokens(states: Tensor, tokens: Tensor) -> Tensor:
@@ -189,6 +189,9 @@ class PreferenceLoss(nn.Module):
 
     `batch.rows` names them; the tokens of the batch itself are not read.
     """
+
+    needs_whole_batch = True
+    """KTO compares with the mean over a batch, which all processes compute together."""
 
     def __init__(
         self, model: Any, judged: Sequence[Judgement], reference: CachedScores, spec: AlignSpec
@@ -298,6 +301,11 @@ def _halves(batch: Batch) -> tuple[Batch, Batch]:
         labels = batch.labels[piece]
         width = int((labels != IGNORED).any(0).nonzero().max()) + 1
         parts.append(
-            Batch(ids=batch.ids[piece, :width], labels=labels[:, :width], rows=batch.rows[piece])
+            Batch(
+                ids=batch.ids[piece, :width],
+                labels=labels[:, :width],
+                rows=batch.rows[piece],
+                lengths=tuple(min(width, length) for length in batch.lengths[piece]),
+            )
         )
     return parts[0], parts[1]

@@ -14,14 +14,14 @@ from torch import Tensor
 
 MIN_TOKENS = 64
 """Shortest beginning that is read apart: below, a second pass costs more than it saves."""
-_BY_LENGTH = ("dynamic", "longrope")
+BY_LENGTH = ("dynamic", "longrope")
 """Kinds of rotary embeddings whose angles depend on how long the whole text is."""
 
 
-def shared_tokens(rows: Sequence[Sequence[int]]) -> int:
+def shared_tokens(rows: Sequence[Sequence[int]], least: int = MIN_TOKENS) -> int:
     """Return how many tokens all rows begin with; at least one token is left of each row.
 
-    0 where these are too few to be worth a pass of their own.
+    0 where these are fewer than `least`: too few to be worth a pass of their own.
     """
     if len(rows) < 2:
         return 0
@@ -30,7 +30,7 @@ def shared_tokens(rows: Sequence[Sequence[int]]) -> int:
     pairs = zip(first, last, strict=False)
     alike = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(last)))
     count = min(alike, min(map(len, rows)) - 1)
-    return count if count >= MIN_TOKENS else 0
+    return count if count >= least else 0
 
 
 def read_prefix(decoder: Any, ids: Tensor, rows: int) -> tuple[Tensor, Any] | None:
@@ -40,7 +40,7 @@ def read_prefix(decoder: Any, ids: Tensor, rows: int) -> tuple[Tensor, Any] | No
     """
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
-    if any(kind in str(getattr(decoder.config, "rope_parameters", "")) for kind in _BY_LENGTH):
+    if any(kind in str(getattr(decoder.config, "rope_parameters", "")) for kind in BY_LENGTH):
         return None
     outputs = decoder(input_ids=ids, use_cache=True)
     cache: Any = getattr(outputs, "past_key_values", None)

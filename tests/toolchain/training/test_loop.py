@@ -187,6 +187,19 @@ def test_every_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
     assert course("c", spec, EXAMPLES, 0).steps == sum(len(order) for order in orders)
 
 
+def test_updates_say_how_long_is_trained_instead_of_epochs() -> None:
+    spec = TrainSpec(updates=9, batch_size=4)
+    assert course("c", spec, EXAMPLES, 0).steps == 9
+    assert spec.passes(12) == 3
+    assert spec.length == "9 updates"
+    assert TrainSpec(epochs=2).passes(12) == 2
+
+
+def test_epochs_and_updates_are_not_given_together() -> None:
+    with pytest.raises(ValueError, match="give either `epochs` or `updates`"):
+        TrainSpec(epochs=2, updates=9)
+
+
 def test_batches_hold_examples_of_similar_length() -> None:
     examples = [Example(ids=[0] * length, labels=[0] * length) for length in [10] * 8 + [100] * 8]
     for batch in batches_of_epoch(examples, 4, 0, 0):

@@ -1,0 +1,57 @@
+"""A batch is read in parts, or its layers again, only where it does not fit."""
+
+import pytest
+import torch
+from torch import nn
+
+from toolchain.training.room import Fit, available_bytes, fit, saved_bytes
+
+
+@pytest.mark.parametrize(
+    ("needed", "available", "can", "wanted"),
+    [
+        (10, 1000, True, Fit()),
+        (10, 100, True, Fit(parts=2)),
+        (100, 200, True, Fit(parts=2, checkpointing=True)),
+        (100, 200, False, Fit(parts=8)),
+        (500, 200, True, Fit(parts=8, checkpointing=True)),
+        (5000, 200, False, Fit(parts=8)),
+    ],
+    ids=["fits", "two parts", "again", "cannot", "again and alone", "nothing helps"],
+)
+def test_parts_come_before_layers_that_are_computed_again(
+    needed: int, available: int, can: bool, wanted: Fit
+) -> None:
+    is_again = False
+
+    def again() -> bool:
+        nonlocal is_again
+        is_again = can
+        return can
+
+    def row_bytes() -> int:
+        return needed // 4 if is_again else needed
+
+    found = fit(row_bytes=row_bytes, rows=8, tokens=100, available=available, again=again)
+    assert found == wanted
+
+
+def test_what_a_loss_keeps_is_counted_without_the_weights() -> None:
+    layer = nn.Linear(1000, 10, bias=False)
+    states = torch.randn(50, 1000, requires_grad=True)
+    found = saved_bytes(layer, lambda: layer(states).square().sum())
+    assert found == 4 * (50 * 1000 + 50 * 10)
+
+
+def test_what_is_kept_twice_counts_once() -> None:
+    layer = nn.Linear(8, 8, bias=False)
+    states = torch.randn(4, 8)
+    found = saved_bytes(layer, lambda: (layer(states) + layer(states)).sum())
+    assert found == 4 * 4 * 8
+
+
+def test_processes_share_what_is_left() -> None:
+    device = torch.device("cpu")
+    one, four = available_bytes(device, 1), available_bytes(device, 4)
+    assert one > 1 << 20
+    assert four < one / 2

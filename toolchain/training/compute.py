@@ -1,0 +1,136 @@
+"""How a training computes: its type, LoRA in one function, packed rows, and parts that fit.
+
+Nothing here changes what is learned beyond rounding. What is chosen stands in the record, and in
+the state of a run, so that one that goes on computes as it began.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolchain.recipe import Precision
+from toolchain.training.examples import Example, batch_of
+from toolchain.training.fused_lora import fused
+from toolchain.training.packed import packs
+from toolchain.training.precision import FLOAT32, autocast, choose, hold
+from toolchain.training.room import Fit, available_bytes, checkpoint_layers, fit, saved_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """What was chosen for a training."""
+
+    precision: Precision = FLOAT32
+    parts: int = 1
+    """Pieces of a batch, read one after the other before a step."""
+    checkpointing: bool = False
+    """Whether layers are computed again in the backward pass."""
+
+    def text(self) -> str:
+        """Return what `of_text` reads."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def of_text(cls, text: str) -> "Compute":
+        """Read what `text` wrote."""
+        return cls(**json.loads(text))
+
+
+@contextmanager
+def computing(
+    objective: Any,
+    examples: Sequence[Example],
+    accelerator: Any,
+    *,
+    precision: Precision,
+    batch_size: int,
+    begun: Compute | None,
+) -> Iterator[Compute]:
+    """Let an objective compute as is fastest in the memory that is left; yield how.
+
+    `begun` is how an interrupted run began. Afterwards the model is read as it was before.
+    """
+    # Shards of weights are nobody's to measure: FSDP and DeepSpeed have their own settings.
+    is_whole = str(accelerator.distributed_type.value) in ("NO", "MULTI_GPU", "MULTI_CPU")
+    if not is_whole or not hasattr(objective, "model"):
+        yield Compute(precision=FLOAT32 if precision == "auto" else precision)
+        return
+
+    objective.to(accelerator.device)
+    with ExitStack() as stack:
+        stack.enter_context(fused(objective.model))
+        stack.enter_context(packs(objective.model))
+        stack.callback(objective.zero_grad)
+        chosen = begun or _chosen(objective, examples, accelerator, precision, batch_size)
+        hold(chosen.precision, objective.model)
+        if chosen.checkpointing:
+            checkpoint_layers(objective.model, on=True)
+            stack.callback(checkpoint_layers, objective.model, on=False)
+        yield chosen
+
+
+def _chosen(
+    objective: nn.Module,
+    examples: Sequence[Example],
+    accelerator: Any,
+    precision: Precision,
+    batch_size: int,
+) -> Compute:
+    """Return what the first process chooses: all of them must take the same steps."""
+    from accelerate.utils import broadcast_object_list
+
+    if accelerator.num_processes > 1 and _needs_whole_batch(objective):
+        # No process can try alone what all of them compute together.
+        return Compute(precision=FLOAT32 if precision == "auto" else precision)
+    chosen = [""]
+    if accelerator.is_main_process:
+        state = torch.get_rng_state()
+        best = _choose(objective, examples, accelerator, precision, batch_size)
+        torch.set_rng_state(state)
+        chosen = [best.text()]
+    return Compute.of_text(broadcast_object_list(chosen)[0])
+
+
+def _needs_whole_batch(objective: nn.Module) -> bool:
+    """Return whether the loss of a batch is not the sum over its parts."""
+    return bool(getattr(objective, "needs_whole_batch", False))
+
+
+def _choose(
+    objective: nn.Module,
+    examples: Sequence[Example],
+    accelerator: Any,
+    precision: Precision,
+    batch_size: int,
+) -> Compute:
+    device, processes = accelerator.device, accelerator.num_processes
+    order = sorted(range(len(examples)), key=lambda row: len(examples[row].ids))
+    first = max(0, len(order) // 2 - batch_size)
+    middle = batch_of(examples, order[first : first + batch_size]).to(device)
+    kind = choose(precision, objective, middle, device)
+    hold(kind, objective.model)
+    if _needs_whole_batch(objective):
+        return Compute(precision=kind)
+    longest = batch_of(examples, [order[-1]]).to(device)
+
+    def row_bytes() -> int:
+        def loss() -> torch.Tensor:
+            with autocast(kind, device):
+                found: torch.Tensor = objective(longest)
+                return found
+
+        return saved_bytes(objective, loss)
+
+    fits: Fit = fit(
+        row_bytes=row_bytes,
+        rows=-(-min(batch_size, len(examples)) // processes),
+        tokens=longest.ids.shape[1],
+        available=available_bytes(device, processes),
+        again=lambda: checkpoint_layers(objective.model, on=True),
+    )
+    return Compute(precision=kind, parts=fits.parts, checkpointing=fits.checkpointing)

@@ -1,0 +1,101 @@
+"""How a batch fits into the memory that is left: read whole, in parts, or layer by layer again.
+
+What a loss keeps for its backward pass is counted on the longest example, so it holds for any
+family. Parts (gradient accumulation) cost hardly any time while each has many tokens; layers that
+are computed again (gradient checkpointing, arXiv:1604.06174) cost a third. So parts come first.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ROOM = 0.6
+"""Share of the available memory that a batch may take: gradients and moments need some too."""
+LEAST_TOKENS = 256
+"""Tokens of a part below which matrices are multiplied at a lower rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How each batch is read."""
+
+    parts: int = 1
+    """Pieces of a batch, read one after the other before a step."""
+    checkpointing: bool = False
+    """Whether layers are computed again in the backward pass."""
+
+
+def saved_bytes(objective: nn.Module, loss: Callable[[], Tensor]) -> int:
+    """Return the bytes that a loss keeps for its backward pass, without the weights."""
+    weights = {each.untyped_storage().data_ptr() for each in objective.parameters()}
+    found: dict[int, Any] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            # The storage is held, so that no other tensor gets its address.
+            found[storage.data_ptr()] = storage
+        # Detached: a tensor that its own graph holds would be freed much later.
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss()
+    return sum(each.nbytes() for each in found.values())
+
+
+def fit(
+    *,
+    row_bytes: Callable[[], int],
+    rows: int,
+    tokens: int,
+    available: int,
+    again: Callable[[], bool],
+) -> Fit:
+    """Return how a batch of so many rows is read in the available bytes.
+
+    `row_bytes` measures what the longest row of so many `tokens` keeps. `again` switches to layers
+    that are computed again, and returns whether the model can; it stays so if the answer says so.
+    """
+    room = ROOM * available
+    needed = row_bytes()
+    if rows * needed <= room:
+        return Fit()
+    most = max(1, rows * tokens // LEAST_TOKENS)
+    parts = _parts(rows, needed, room)
+    if parts <= most and needed <= room:
+        return Fit(parts=parts)
+    if not again():
+        return Fit(parts=parts)
+    return Fit(parts=_parts(rows, row_bytes(), room), checkpointing=True)
+
+
+def _parts(rows: int, needed: int, room: float) -> int:
+    """Return in how many parts rows fit; each row alone if none does."""
+    return rows if needed >= room else math.ceil(rows / int(room // needed))
+
+
+def checkpoint_layers(model: Any, *, on: bool) -> bool:
+    """Let a model compute its layers again in the backward pass, or no longer; return if it can."""
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        return False
+    if on:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.activation_checkpointing_disable()
+    return True
+
+
+def available_bytes(device: torch.device, processes: int) -> int:
+    """Return the memory that is left here for each of some processes on one computer."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return 1 << 62  # nobody says: as before, a batch is read whole
+    return (int(text.partition("MemAvailable:")[2].split()[0]) << 10) // max(1, processes)
