@@ -249,6 +249,17 @@ def test_rows_with_other_names_and_untidy_text_are_found_by_their_number(
 
 
 @pytest.mark.slow
+def test_a_row_that_cannot_be_read_is_left_out_and_keeps_its_number(near: Path) -> None:
+    file = near / "faq.jsonl"
+    first, second, third = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join((first, '{"question": "\\ud83d"}', "", third)), encoding="utf-8")
+    lines(near / "fresh.jsonl", {"question": "x", "entry": 2})
+    texts = read_texts(spec(questions=[], tuning=[]), near)
+    (asked,) = texts.fresh
+    assert [texts.library.passages[each - 1].text for each in asked.right] == ["风扇。"]
+    assert texts.library.files["faq.jsonl"].left_out
+
+
 def test_an_entry_whose_row_gave_no_passage_is_named(near: Path, tmp_path: Path) -> None:
     rows = [{"question": [q], "answer": a} for q, a in FAQ]
     lines(near / "faq.jsonl", *rows, {"question": "empty?", "answer": " "})

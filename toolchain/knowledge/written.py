@@ -15,7 +15,8 @@ from typing import Any
 from toolchain.artifacts import read_jsonl
 from toolchain.errors import ConfigError
 from toolchain.knowledge.passages import Block, Passage, tidy
-from toolchain.knowledge.readers.rows import block_of
+from toolchain.knowledge.readers.rows import block_of, json_lines
+from toolchain.texts import decoded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +76,18 @@ class Places:
 
 
 def answers_of(passages: Sequence[Passage], near: Path) -> dict[str, list[str]]:
-    """Return the answers of each JSONL file of questions and answers, in the file's order."""
+    """Return the answers of each JSONL file of questions and answers, in the file's order.
+
+    A row that cannot be read has a number too, and no answer.
+    """
     files = {each.source for each in passages if each.questions and each.source.endswith(".jsonl")}
-    return {name: [_answer(row) for row in read_jsonl(near / name)] for name in files}
+    return {
+        name: [_answer(row) for _, row in json_lines(decoded((near / name).read_bytes()))]
+        for name in files
+    }
 
 
-def _answer(row: Mapping[str, Any]) -> str:
+def _answer(row: Any) -> str:
     """Return the text that a row became as a passage; empty if it gave none."""
     block = block_of(row)
     return tidy(block.text) if isinstance(block, Block) else ""
