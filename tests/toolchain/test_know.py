@@ -251,7 +251,7 @@ def test_rows_with_other_names_and_untidy_text_are_found_by_their_number(
 @pytest.mark.slow
 def test_a_row_that_cannot_be_read_is_left_out_and_keeps_its_number(near: Path) -> None:
     file = near / "faq.jsonl"
-    first, second, third = file.read_text(encoding="utf-8").splitlines()
+    first, _, third = file.read_text(encoding="utf-8").splitlines()
     file.write_text("\n".join((first, '{"question": "\\ud83d"}', "", third)), encoding="utf-8")
     lines(near / "fresh.jsonl", {"question": "x", "entry": 2})
     texts = read_texts(spec(questions=[], tuning=[]), near)
