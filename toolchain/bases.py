@@ -87,3 +87,14 @@ class Table(Frozen):
 def table() -> Table:
     """Return the table of bases; raise ConfigError with the key that is wrong."""
     return config.load(FILE, Table)
+
+
+def embedder_named(name: str) -> Embedder | None:
+    """Return the row of an embedder by its Hub id or package; None for one that has no row."""
+    rows = (each for each in table().embedder if name in {each.hub, each.package} - {""})
+    return next(rows, None)
+
+
+def language_name(code: str) -> str:
+    """Return a language's English name; its code where the table has none."""
+    return table().languages.get(code, f"`{code}`")

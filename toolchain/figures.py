@@ -517,9 +517,11 @@ class SearchScores(StageFigures):
     right: float
     """Share of answerable questions that are answered, and with the right passage."""
     wrong: float
-    """Share of answerable questions that are answered with another passage."""
+    """Share of answerable questions that are answered with a passage that does not answer them."""
     false: float
     """Share of unanswerable questions that are answered all the same."""
+    also: float = 0.0
+    """Share of answerable questions that are answered with another passage that answers too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -539,7 +541,7 @@ class KnowledgeFigures(StageFigures):
     tuned: bool
     """Whether the embedder was tuned on the questions."""
     fitted: dict[str, float]
-    """Share of words in a score, share of the closest unanswered question, and threshold."""
+    """Shares of words, of unanswered questions and of the next passage, and the threshold."""
     tuning: SearchScores | None = None
     """On the questions that the search was fitted with."""
     fresh: SearchScores | None = None

@@ -176,7 +176,7 @@ def _compare(
     compared = recall_all(runtime, embedder, compare, questions, index)
     trials = []
     for number, (each, found) in enumerate(zip(asked, compared, strict=True), 1):
-        trials.append(fitting.Trial(compared=found, right=each.right))
+        trials.append(fitting.Trial(compared=found, right=each.right, also=each.also))
         report.step("compare with the index", number, len(asked), "questions")
     return trials
 
@@ -213,6 +213,11 @@ def _failures(measured: SearchScores | None, gate: KnowledgeGateSpec) -> list[st
             missed.append(
                 f"{share:.1%} of {asked} fresh questions {what}, the gate asks {limit:.1%}"
             )
+    if measured.wrong > gate.max_wrong:
+        missed.append(
+            f"{measured.wrong:.1%} of {asked} fresh questions were answered with a passage that "
+            f"does not answer them, the gate allows {gate.max_wrong:.1%}"
+        )
     if measured.false > gate.max_false:
         missed.append(
             f"{measured.false:.1%} of {measured.unanswerable} questions without an answer were "

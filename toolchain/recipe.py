@@ -545,6 +545,8 @@ class KnowledgeGateSpec(Frozen):
     """Share of answerable questions whose right passage is among the first three."""
     min_right: Fraction = 0.0
     """Share of answerable questions that are answered, and rightly."""
+    max_wrong: Fraction = 1.0
+    """Share of answerable questions that are answered with a passage that does not answer them."""
     max_false: Fraction = 1.0
     """Share of questions without an answer that are answered all the same."""
 

@@ -57,6 +57,11 @@ class Consulted:
         """Passages that support the answer; the nearest one if the documents do not know it."""
         return self.found.hits if self.asked and self.found.known else self.found.hits[:1]
 
+    @property
+    def near(self) -> tuple[Hit, ...]:
+        """Passages that were found as well: the answer does not stand on them."""
+        return self.found.hits[len(self.sources) :]
+
 
 def consult(
     index: Index, messages: Sequence[Message], answer: str, take: int, *, worded: bool = False

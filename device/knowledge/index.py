@@ -2,8 +2,9 @@
 
 An entry is a text that is compared with a question: a passage itself, a question that it answers,
 or a question that no passage answers. An entry's likeness is the cosine of two sentence vectors; a
-passage's score is the likeness of its closest entry, and a share for words in common. The host
-fitted that share, and the score from which the documents do know (toolchain/knowledge/fitting.py).
+passage's is the soft maximum of its entries', so that several close ones count for more than one.
+Its score adds a share for words in common. The host fitted that share, and from which certainty the
+documents do know (toolchain/knowledge/fitting.py).
 """
 
 import sqlite3
@@ -15,7 +16,16 @@ from typing import Any
 from urllib.parse import quote
 
 from device.errors import DeviceError
-from device.manifest.knowledge import KNOWLEDGE_SCHEMA, product, query, signs, terms, title
+from device.manifest.knowledge import (
+    KNOWLEDGE_SCHEMA,
+    certainty,
+    pooled,
+    product,
+    query,
+    signs,
+    terms,
+    title,
+)
 
 CANDIDATES = 128
 """Entries whose sign bits are closest to the question's: their exact likeness is computed."""
@@ -45,7 +55,11 @@ class Weights:
     words: float = 0.0
     """Share of words in common in a score."""
     unanswered: float = 0.0
-    """Share of the likeness to a question that no passage answers, which a score loses."""
+    """Share of the likeness to questions that no passage answers, which a certainty loses."""
+    next: float = 0.0
+    """Share of the second passage's score, which a certainty loses."""
+    pooling: float = 0.0
+    """Temperature at which the likeness of a passage's entries is pooled."""
     threshold: float = 0.0
     """Least certainty with which a passage counts as an answer."""
 
@@ -72,11 +86,11 @@ class Compared:
     """Likeness of a question to the passages near it."""
 
     like: dict[int, float]
-    """Passage → likeness of its closest entry."""
+    """Passage → pooled likeness of its entries."""
     common: dict[int, float]
     """Passage → how much the words in common count, from 0 to 1."""
     unanswered: float
-    """Likeness of the closest question that no passage answers; 0 if none is near."""
+    """Pooled likeness of the questions that no passage answers; 0 if none is near."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class Found:
 
     hits: tuple[Hit, ...]
     certainty: float
-    """Score of the best passage, less the share of the closest unanswered question."""
+    """Score of the best passage, less the shares of the next one and of unanswered questions."""
     known: bool
     """Whether the best passage counts as an answer."""
 
@@ -102,7 +116,7 @@ class Index:
         self._db = _open(path)
         with self._guarded():
             facts = dict(self._db.execute("SELECT name, value FROM facts"))
-            if facts.get("schema") != KNOWLEDGE_SCHEMA:
+            if facts.get("schema") not in range(1, KNOWLEDGE_SCHEMA + 1):
                 raise DeviceError(
                     "newer_schema",
                     f"{path.name} has schema {facts.get('schema')}, "
@@ -116,7 +130,11 @@ class Index:
                 )
             self._width = int(facts["width"])
             self.weights = Weights(
-                *(float(facts[name]) for name in ("words", "unanswered", "threshold"))
+                words=float(facts["words"]),
+                unanswered=float(facts["unanswered"]),
+                next=float(facts.get("next", 0.0)),
+                pooling=float(facts.get("pooling", 0.0)),
+                threshold=float(facts["threshold"]),
             )
             self._passage_of = [row[0] for row in self._rows("SELECT passage FROM entries")]
             if not all(each is None or type(each) is int for each in self._passage_of):
@@ -130,15 +148,16 @@ class Index:
     def search(self, question: str, take: int = 3) -> Found:
         """Return the best passages for a question; raise DeviceError `bad_knowledge`."""
         compared = self.compare(question)
-        words, unanswered = self.weights.words, self.weights.unanswered
+        weights = self.weights
         scores = {
-            passage: like + words * compared.common[passage]
+            passage: like + weights.words * compared.common[passage]
             for passage, like in compared.like.items()
         }
         with self._guarded():
             hits = self._hits(scores, take)
-        certainty = (hits[0].score if hits else -1.0) - unanswered * compared.unanswered
-        return Found(hits, certainty, bool(hits) and certainty >= self.weights.threshold)
+        best = sorted(scores.values(), reverse=True)[:2]
+        sure = certainty(best, compared.unanswered, weights.next, weights.unanswered)
+        return Found(hits, sure, bool(hits) and sure >= weights.threshold)
 
     def compare(self, question: str, vector: "Sequence[float] | None" = None) -> "Compared":
         """Return how like a question the passages near to it are.
@@ -153,16 +172,21 @@ class Index:
             entries = sorted({*self._nearest(vector), *matches})
             likeness = zip(entries, self._products(entries, vector), strict=True)
 
-            like: dict[int, float] = {}
+            alike: dict["int | None", list[float]] = {}
             common: dict[int, float] = {}
-            unanswered = 0.0
             for entry, value in likeness:
                 passage = self._passage_of[entry - 1]
-                if passage is None:
-                    unanswered = max(unanswered, value)
-                else:
-                    like[passage] = max(like.get(passage, -1.0), value)
+                alike.setdefault(passage, []).append(value)
+                if passage is not None:
                     common[passage] = max(common.get(passage, 0.0), matches.get(entry, 0.0))
+
+            temperature = self.weights.pooling
+            unanswered = pooled([0.0, *alike.pop(None, [])], temperature)
+            like = {
+                passage: pooled(values, temperature)
+                for passage, values in alike.items()
+                if passage is not None
+            }
         return Compared(like, common, unanswered)
 
     def passage(self, number: int) -> "Hit | None":

@@ -12,11 +12,13 @@ whose exact products are then computed.
 Standard library only, Python 3.10 up.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from operator import mul
 
-KNOWLEDGE_SCHEMA = 1
+KNOWLEDGE_SCHEMA = 2
+"""Schema that is written. One before it has no `pooling` and no `next`: both are 0 there."""
 MOST_WORDS = 64
 """Words of a question that are searched for, at most."""
 TOKENIZER = "porter unicode61 remove_diacritics 2"
@@ -32,6 +34,9 @@ CREATE TABLE goldens (id INTEGER PRIMARY KEY, question TEXT, passage INTEGER);
 with the sign bits of all entries, in their order."""
 WORDS = f"CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize='{TOKENIZER}')"
 """Words of each entry, by its id."""
+POOLING = 0.05
+"""Temperature at which the likeness of a passage's entries is pooled, as a soft maximum."""
+# The embedder is tuned with it: a softmax of cosines at this temperature tells passages apart.
 SCALE = 127
 """What the largest number of a vector becomes."""
 NOTES = "Answer from these notes alone.\n\n{notes}\n\nQuestion: {question}"
@@ -85,6 +90,31 @@ def signs(vector: Sequence[float]) -> int:
     for value in vector:
         bits = bits << 1 | (value > 0)
     return bits
+
+
+def pooled(likeness: Sequence[float], temperature: float) -> float:
+    """Return the soft maximum of likeness: the largest one, and more if others are close to it.
+
+    `temperature` × the logarithm of the sum of exp(likeness / temperature); the largest at 0.
+    """
+    largest = max(likeness)
+    if temperature <= 0.0:
+        return largest
+    total = sum(math.exp((each - largest) / temperature) for each in likeness)
+    return largest + temperature * math.log(total)
+
+
+def certainty(
+    scores: Sequence[float], unanswered: float, next_share: float, unanswered_share: float
+) -> float:
+    """Return how sure it is that the first passage answers; `scores` are in falling order.
+
+    A second passage that is nearly as good speaks against it, and so does the likeness to questions
+    that no passage answers.
+    """
+    first = scores[0] if scores else -1.0
+    second = max(0.0, scores[1]) if len(scores) > 1 else 0.0
+    return first - next_share * second - unanswered_share * unanswered
 
 
 def product(packed: bytes, scale: float, vector: Sequence[float]) -> float:

@@ -191,8 +191,7 @@ class Reply:
                 "url_citation": {
                     "start_index": 0,
                     "end_index": length,
-                    "title": hit.title,
-                    "url": f"/v1/knowledge/{hit.id}",
+                    **_place(hit),
                 },
             }
             for hit in self.consulted.sources
@@ -200,11 +199,14 @@ class Reply:
         return {"annotations": cited}
 
     def knowledge(self) -> dict[str, Any]:
-        """Return whether the documents know, of a conversation that is about them."""
+        """Return whether the documents know, and what else they say that is near."""
         if self.consulted is None:
             return {}
         found = self.consulted.found
-        return {"knowledge": {"known": found.known, "certainty": round(found.certainty, 4)}}
+        said: dict[str, Any] = {"known": found.known, "certainty": round(found.certainty, 4)}
+        if self.consulted.near:
+            said["near"] = [_place(hit) for hit in self.consulted.near]
+        return {"knowledge": said}
 
     def _chunk(self, content: dict[str, Any], reason: "str | None", number: int) -> dict[str, Any]:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
@@ -242,6 +244,11 @@ class Reply:
             "top_logprobs": [_likeliest(step) for step, _ in scored],
             "text_offset": [begin for _, begin in scored],
         }
+
+
+def _place(hit: Hit) -> dict[str, str]:
+    """Return the title of a passage, and the path where the service gives its text."""
+    return {"title": hit.title, "url": f"/v1/knowledge/{hit.id}"}
 
 
 def finish(reason: "str | None", *, calls: bool) -> "str | None":

@@ -232,7 +232,7 @@ class TestSources:
         answer = asked(known, HOT)
         assert answer.locator("p").inner_text() == PASSAGES[0].text
         assert answer.locator("small").inner_text().startswith("answered in ")
-        source = answer.locator("details")
+        source = answer.locator(f"{CITED} details")
         assert source.locator("summary").inner_text() == "manual/heat.md › Heat › Limits"
         assert not source.locator("blockquote").is_visible()
         source.locator("summary").press("Enter")
@@ -240,13 +240,24 @@ class TestSources:
         source.locator("summary").click()
         assert not source.locator("blockquote").is_visible()
 
+    def test_what_was_found_as_well_stands_apart_under_it(self, known: Any) -> None:
+        answer = asked(known, HOT)
+        near = answer.locator(".near")
+        assert near.inner_text().startswith("See also:")
+        assert near.locator("summary").all_inner_texts() == [
+            "manual/heat.md › Heat › Fan",
+            "guide.pdf › page 7",
+        ]
+        near.locator("summary").last.click()
+        near.locator("blockquote").filter(has_text=PASSAGES[2].text).wait_for()
+
     def test_what_the_documents_do_not_say_is_marked_and_the_nearest_is_named(
         self, known: Any
     ) -> None:
         answer = asked(known, UNKNOWN)
         assert "unknown" in (answer.get_attribute("class") or "")
-        assert "Not in the documents" in answer.locator(".sources").inner_text()
-        assert answer.locator("summary").inner_text() == "guide.pdf › page 7"
+        assert "Not in the documents" in answer.locator(CITED).inner_text()
+        assert answer.locator(f"{CITED} summary").inner_text() == "guide.pdf › page 7"
         assert "unknown" not in (asked(known, HOT).get_attribute("class") or "")
         for scheme in ("light", "dark"):
             known.emulate_media(color_scheme=scheme)
@@ -256,8 +267,8 @@ class TestSources:
         asked(known, HOT)
         known.reload()
         answer = known.locator("article.assistant").last
-        answer.locator("summary").click()
-        answer.locator("blockquote").filter(has_text=PASSAGES[0].text).wait_for()
+        answer.locator(f"{CITED} summary").click()
+        answer.locator(f"{CITED} blockquote").filter(has_text=PASSAGES[0].text).wait_for()
         with known.expect_request("**/v1/chat/completions") as sent:
             asked(known, NIGHT)
         assert all(
@@ -274,8 +285,8 @@ class TestSources:
             )
             known.reload()
             answer = known.locator("article.assistant").last
-            answer.locator("summary").click()
-            answer.locator("blockquote.wrong").filter(has_text=said).wait_for()
+            answer.locator(f"{CITED} summary").click()
+            answer.locator(f"{CITED} blockquote.wrong").filter(has_text=said).wait_for()
 
     def test_sources_that_point_elsewhere_are_never_asked_for(self, known: Any) -> None:
         for url in (
@@ -287,7 +298,8 @@ class TestSources:
             known.route("**/v1/chat/completions", answering(ANSWERED.replace("URL", url)))
             answer = asked(known, "anything?")
             assert (
-                answer.locator("details").count() == 0 and answer.locator("p").inner_text() == "ok"
+                answer.locator(f"{CITED} details").count() == 0
+                and answer.locator("p").inner_text() == "ok"
             )
 
     def test_a_hostile_title_and_passage_are_text(self, browser: Any, tmp_path: Path) -> None:
@@ -297,9 +309,9 @@ class TestSources:
             tab = browser.new_context().new_page()
             tab.goto(f"http://127.0.0.1:{number}/")
             answer = asked(tab, HOT)
-            assert answer.locator("summary").inner_text() == f"notes.md › {markup}"
-            answer.locator("summary").click()
-            answer.locator("blockquote").filter(has_text=markup).wait_for()
+            assert answer.locator(f"{CITED} summary").inner_text() == f"notes.md › {markup}"
+            answer.locator(f"{CITED} summary").click()
+            answer.locator(f"{CITED} blockquote").filter(has_text=markup).wait_for()
             assert tab.locator("#log img, #log b").count() == 0 and tab.title() == "demitasse"
             tab.context.close()
 
@@ -311,16 +323,19 @@ class TestSources:
             tab.on("dialog", lambda dialog: dialog.accept(TOKEN))
             tab.goto(f"http://127.0.0.1:{number}/")
             answer = asked(tab, HOT)
-            answer.locator("summary").click()
-            answer.locator("blockquote").filter(has_text=PASSAGES[0].text).wait_for()
+            answer.locator(f"{CITED} summary").click()
+            answer.locator(f"{CITED} blockquote").filter(has_text=PASSAGES[0].text).wait_for()
             tab.context.close()
 
     def test_nothing_overflows_on_a_narrow_screen(self, known: Any) -> None:
         known.set_viewport_size({"width": 320, "height": 640})
-        asked(known, HOT).locator("summary").click()
+        for fold in asked(known, HOT).locator("summary").all():
+            fold.click()
         assert known.evaluate("document.documentElement.scrollWidth") <= 320
 
 
+CITED = ".sources:not(.near)"
+"""The list of the passages that an answer stands on."""
 ANSWERED = (
     'data: {"choices": [{"delta": {"content": "ok", "annotations": [{"type": "url_citation", '
     '"url_citation": {"title": "t", "url": "URL"}}]}}], "timings": {}}\n\ndata: [DONE]\n\n'

@@ -150,6 +150,18 @@ def test_the_gate_names_each_limit_that_was_missed(near: Path, tmp_path: Path) -
     assert "100.0% of 1 questions without an answer were answered" in str(caught.value)
 
 
+@pytest.mark.slow
+def test_another_passage_that_answers_too_supports_an_answer(near: Path, tmp_path: Path) -> None:
+    asked = {"question": "degrees", "entry": 1}
+    lines(near / "one.jsonl", asked)
+    lines(near / "both.jsonl", {**asked, "also": [{"entry": 0}]})
+    gate = {"max_wrong": 0.5}
+    with pytest.raises(GateError, match=r"100\.0% of 1 fresh questions were answered with a pass"):
+        made(near, tmp_path / "a" / "know", tuning=[], fresh=["one.jsonl"], gate=gate)
+    scores = made(near, tmp_path / "b" / "know", tuning=[], fresh=["both.jsonl"], gate=gate).figures
+    assert (scores.fresh.right, scores.fresh.also, scores.fresh.wrong) == (0.0, 1.0, 0.0)
+
+
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("row", "problem"),
@@ -159,6 +171,8 @@ def test_the_gate_names_each_limit_that_was_missed(near: Path, tmp_path: Path) -
         ({"question": "x", "source": "pages/fan.md", "heading": "No"}, "no section `No`"),
         ({"question": 3, "entry": 0}, "`question` must be a text"),
         ({"question": "x"}, "no section"),
+        ({"question": "x", "entry": 0, "also": 1}, "`also` must be a list of places"),
+        ({"question": "x", "entry": 0, "also": [{"entry": 9}]}, "there are 3 entries"),
     ],
 )
 def test_a_wrong_line_of_questions_is_named(
@@ -235,6 +249,17 @@ def test_rows_with_other_names_and_untidy_text_are_found_by_their_number(
 
 
 @pytest.mark.slow
+def test_a_row_that_cannot_be_read_is_left_out_and_keeps_its_number(near: Path) -> None:
+    file = near / "faq.jsonl"
+    first, _, third = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join((first, '{"question": "\\ud83d"}', "", third)), encoding="utf-8")
+    lines(near / "fresh.jsonl", {"question": "x", "entry": 2})
+    texts = read_texts(spec(questions=[], tuning=[]), near)
+    (asked,) = texts.fresh
+    assert [texts.library.passages[each - 1].text for each in asked.right] == ["风扇。"]
+    assert texts.library.files["faq.jsonl"].left_out
+
+
 def test_an_entry_whose_row_gave_no_passage_is_named(near: Path, tmp_path: Path) -> None:
     rows = [{"question": [q], "answer": a} for q, a in FAQ]
     lines(near / "faq.jsonl", *rows, {"question": "empty?", "answer": " "})

@@ -104,6 +104,7 @@ class TestOnTheCommandLine:
         shown = said("ask", "pi", UNKNOWN, "--sources")
         assert shown.startswith("My documents do not say that.")
         assert f"\nnearest: guide.pdf › page 7\n  {PASSAGES[2].text}\n" in shown
+        assert shown.count("\nnear: ") == 2
 
     def test_a_caller_may_bring_instructions(self, said: Any) -> None:
         assert said("ask", "pi", UNKNOWN, "--system", "Guess.", "--sources") == f"{RECITED}\n"
@@ -127,6 +128,17 @@ class TestShown:
         source = {"title": HEAT, "url": "/v1/knowledge/1", "text": "Hot."}
         show.sources({"text": "Hot.", "known": True, "sources": [source]}, whole=True)
         assert capsys.readouterr().out == f"\nfrom: {HEAT}\n"
+
+    def test_what_was_found_as_well_is_shown_apart(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = {"title": HEAT, "url": "/v1/knowledge/1", "text": "Hot."}
+        near = {"title": "Fan", "url": "/v1/knowledge/2", "text": "It spins."}
+        end = {"text": "Hot.", "known": True, "sources": [source], "near": [near]}
+        show.sources(end, whole=True)
+        assert capsys.readouterr().out == f"\nfrom: {HEAT}\n\nsee also: Fan\n  It spins.\n"
+        show.sources(end)
+        assert capsys.readouterr().out == f"from: {HEAT}\n"
 
     def test_a_hostile_title_moves_no_cursor_and_is_one_line(
         self, capsys: pytest.CaptureFixture[str]

@@ -192,6 +192,7 @@ class _Asked(_Said):
     prompt_tokens: Count = 0
     known: bool | None = None
     sources: Annotated[list[_Source], Field(max_length=MAX_TAKE)] = []
+    near: Annotated[list[_Source], Field(max_length=MAX_TAKE)] = []
 
 
 class _Logged(_Said):

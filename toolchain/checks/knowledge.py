@@ -2,8 +2,10 @@
 
 from collections import Counter
 
+from toolchain import bases
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.ingest.clean.language import language_of
 from toolchain.ingest.redact import Redactor
 from toolchain.knowledge.passages import Passage
 from toolchain.knowledge.texts import Texts, read_texts
@@ -32,10 +34,37 @@ def look(ahead: Ahead, findings: Findings) -> None:
                 "know: no `tuning` questions: the search is not fitted, and refuses only what is "
                 "nearer to an unanswered question"
             )
+        findings.notes += _unknown_languages(texts, spec.embedder)
         _look_for_persons(ahead, texts, findings)
     with findings.gathering():
         if spec.embedder.startswith(origin.PREFIX):
             origin.packaged(spec.embedder)
+
+
+def _unknown_languages(texts: Texts, embedder: str) -> list[str]:
+    """Return a sentence for each language of the documents that the embedder was not made for."""
+    row = bases.embedder_named(embedder)
+    if row is None:
+        return []
+    passages = texts.library.passages
+    counts = Counter(
+        language_of("\n".join((passage.text, *asked)))
+        for passage, asked in zip(passages, texts.questions, strict=True)
+    )
+    return [
+        f"know: {count:,} of {len(passages):,} passages are in {bases.language_name(code)}, which "
+        f"{row.name} was not made for: {_advice(code)}"
+        for code, count in counts.most_common()
+        if code and code not in row.languages
+    ]
+
+
+def _advice(code: str) -> str:
+    """Return what to do where an embedder does not know a language."""
+    knowing = [each.hub for each in bases.table().embedder if code in each.languages]
+    if knowing:
+        return f"{knowing[0]} was; compare both with `fresh` questions"
+    return "take an embedder of the BERT family that was, and measure it with `fresh` questions"
 
 
 def _look_for_persons(ahead: Ahead, texts: Texts, findings: Findings) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from toolchain.knowledge.passages import Passage
 
 FOUND = "found.jsonl"
-Outcome = Literal["right", "wrong", "refused", "false", "unknown"]
+Outcome = Literal["right", "also", "wrong", "refused", "false", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,8 @@ class FoundPassage:
     known: bool
     """Whether the passage counts as an answer."""
     outcome: Outcome
-    """`right` or `wrong` passage as the answer, `refused` though a passage answers it, `false`
-    answer to a question without one, rightly `unknown`."""
+    """`right` or `wrong` passage as the answer, another one that answers `also`, `refused` though a
+    passage answers it, `false` answer to a question without one, rightly `unknown`."""
 
 
 def title_of(passage: "Passage") -> str:
@@ -59,16 +59,18 @@ def found_passage(
         score=round(judged.score, 4),
         certainty=round(judged.certainty, 4),
         known=judged.known,
-        outcome=_outcome(judged.passage, trial.right, known=judged.known),
+        outcome=_outcome(judged.passage, trial, known=judged.known),
     )
 
 
-def _outcome(best: int, right: frozenset[int], *, known: bool) -> Outcome:
-    if not right:
+def _outcome(best: int, trial: Trial, *, known: bool) -> Outcome:
+    if not trial.right:
         return "false" if known else "unknown"
     if not known:
         return "refused"
-    return "right" if best in right else "wrong"
+    if best in trial.right:
+        return "right"
+    return "also" if best in trial.also else "wrong"
 
 
 def write_found(file: Path, rows: Sequence[FoundPassage]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from device.manifest.knowledge import KNOWLEDGE_SCHEMA, SCALE, TABLES, WORDS, spaced
+from device.manifest.knowledge import KNOWLEDGE_SCHEMA, POOLING, SCALE, TABLES, WORDS, spaced
 from toolchain.errors import ToolError
 from toolchain.files import whole_file
 from toolchain.knowledge.passages import Passage
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _PAGE_BYTES = 4096
-FITTED = ("words", "unanswered", "threshold")
+FITTED = ("words", "unanswered", "next", "threshold")
 """Facts that are fitted once the index can be searched."""
 
 
@@ -62,6 +62,7 @@ def write_index(
             "schema": KNOWLEDGE_SCHEMA,
             "embedder": embedder_sha256,
             "width": int(vectors.shape[1]),
+            "pooling": POOLING,
             **dict.fromkeys(FITTED, 0.0),
         }
         db.executemany("INSERT INTO facts VALUES (?, ?)", sorted(facts.items()))
@@ -111,7 +112,8 @@ def set_fitted(file: Path, fitted: dict[str, float], goldens: Sequence[tuple[str
     with closing(sqlite3.connect(file)) as db, db:
         db.execute("PRAGMA journal_mode = OFF")
         for name in FITTED:
-            db.execute("UPDATE facts SET value = ? WHERE name = ?", (fitted[name], name))
+            value = fitted.get(name, 0.0)
+            db.execute("UPDATE facts SET value = ? WHERE name = ?", (value, name))
         db.execute("DELETE FROM goldens")
         db.executemany(
             "INSERT INTO goldens VALUES (?, ?, ?)",

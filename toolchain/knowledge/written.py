@@ -2,7 +2,9 @@
 
 A line of such a file is `{"question": "…" | […]}` with what answers it: `entry`, the number (from
 0) of a row of the questions and answers among the documents, or `source` and `heading` of a
-section. A question that nothing answers has `"entry": null`.
+section. A question that nothing answers has `"entry": null`. `also` may list further passages,
+each named in the same way: they are not the one that the question was written for, and a person who
+read both found that they answer it too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +15,8 @@ from typing import Any
 from toolchain.artifacts import read_jsonl
 from toolchain.errors import ConfigError
 from toolchain.knowledge.passages import Block, Passage, tidy
-from toolchain.knowledge.readers.rows import block_of
+from toolchain.knowledge.readers.rows import block_of, json_lines
+from toolchain.texts import decoded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,8 @@ class Written:
     question: str
     right: frozenset[int]
     """Numbers of passages, from 1; empty if none answers it."""
+    also: frozenset[int] = frozenset()
+    """Other passages that answer it too."""
 
 
 class Places:
@@ -36,6 +41,16 @@ class Places:
             place = (each.source, each.heading.rpartition(" › ")[2])
             self._sections.setdefault(place, set()).add(number)
         self._answers = [answer for name in sorted(rows) for answer in rows[name]]
+
+    def also(self, row: Mapping[str, Any], where: str) -> frozenset[int]:
+        """Return the further passages that a line names; raise ConfigError if one is missing."""
+        listed = row.get("also", [])
+        if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+            raise ConfigError(
+                f"{where}: `also` must be a list of places",
+                hint='a place is `{"entry": 3}` or `{"source": "page.md", "heading": "Fan"}`',
+            )
+        return frozenset().union(*(self.of(each, where) for each in listed))
 
     def of(self, row: Mapping[str, Any], where: str) -> frozenset[int]:
         """Return the passages that a line names; raise ConfigError if there is none."""
@@ -61,12 +76,18 @@ class Places:
 
 
 def answers_of(passages: Sequence[Passage], near: Path) -> dict[str, list[str]]:
-    """Return the answers of each JSONL file of questions and answers, in the file's order."""
+    """Return the answers of each JSONL file of questions and answers, in the file's order.
+
+    A row that cannot be read has a number too, and no answer.
+    """
     files = {each.source for each in passages if each.questions and each.source.endswith(".jsonl")}
-    return {name: [_answer(row) for row in read_jsonl(near / name)] for name in files}
+    return {
+        name: [_answer(row) for _, row in json_lines(decoded((near / name).read_bytes()))]
+        for name in files
+    }
 
 
-def _answer(row: Mapping[str, Any]) -> str:
+def _answer(row: Any) -> str:
     """Return the text that a row became as a passage; empty if it gave none."""
     block = block_of(row)
     return tidy(block.text) if isinstance(block, Block) else ""
@@ -79,7 +100,7 @@ def _plain(text: str) -> str:
 def read_written(names: Sequence[str], near: Path, places: Places) -> list[Written]:
     """Return the questions of some files, in their order; raise ConfigError with the line."""
     return [
-        Written(question=question, right=places.of(row, where))
+        Written(question=question, right=places.of(row, where), also=places.also(row, where))
         for name in names
         for where, row in _rows(name, near)
         for question in _questions(row, where)

@@ -433,10 +433,11 @@ def _known(artifact: Artifact) -> str:
     measured = figures.fresh or figures.tuning
     if measured is None:
         return text
+    also = f" and {measured.also:.1%} by another passage" if measured.also else ""
     return (
         f"{text}; the right passage first {measured.first:.1%}, among three "
-        f"{measured.among_three:.1%}; answered rightly {measured.right:.1%}, "
-        f"falsely {measured.false:.1%} of those without an answer"
+        f"{measured.among_three:.1%}; answered rightly {measured.right:.1%}{also}, "
+        f"unsupported {measured.wrong:.1%}, falsely {measured.false:.1%} of those without an answer"
     )
 
 

@@ -17,13 +17,14 @@ from toolchain.ledger import Ledger, total
 
 STAGE = "know"
 MISSED = {
-    "wrong": "answered with another passage",
+    "wrong": "answered with a passage that does not answer it",
     "false": "answered, though the documents do not say it",
     "refused": "not answered, though a passage says it",
 }
 """Outcomes that are faults, the worst first."""
 KNOWN = {
     "right": "answered with a right passage",
+    "also": "answered with another passage that answers it too",
     "unknown": "rightly said to be unknown",
 }
 _PASSAGES = re.compile(r"[0-9]+ passages?")
@@ -108,7 +109,8 @@ def measured(known: Known) -> list[tuple[str, str, str]]:
         ("right passage first", "first", True),
         ("right passage among three", "among_three", True),
         ("answered rightly", "right", True),
-        ("answered with another passage", "wrong", True),
+        ("answered with another passage that answers too", "also", True),
+        ("answered with a passage that does not answer", "wrong", True),
         ("answered, though the documents do not say it", "false", False),
     ):
         cells = [
@@ -144,7 +146,8 @@ def origin(known: Known) -> list[tuple[str, str]]:
             f"{figures.embedder_bytes / 1e6:.1f} MB, {figures.width} numbers in a vector{tuned}",
         ),
         ("share of words in a score", _number(fitted.get("words"))),
-        ("share of the closest unanswered question", _number(fitted.get("unanswered"))),
+        ("share of the next passage in a certainty", _number(fitted.get("next"))),
+        ("share of unanswered questions in it", _number(fitted.get("unanswered"))),
         ("least certainty of an answer", _number(fitted.get("threshold"))),
     ]
 

@@ -29,11 +29,11 @@ class Compared:
     """How like a question the passages near to it are."""
 
     like: Mapping[int, float]
-    """Passage → cosine of its closest entry."""
+    """Passage → pooled cosines of its entries."""
     common: Mapping[int, float]
     """Passage → how much words in common count, from 0 to 1."""
     unanswered: float
-    """Cosine of the closest question that no passage answers."""
+    """Pooled cosines of the questions that no passage answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ def sources(end: Mapping[str, Any], *, whole: bool = False) -> None:
     """Show the sources of an answer in one line, or each with its passage if `whole`.
 
     Where the documents do not know, the answer itself names the nearest passage: it is shown with
-    `whole` alone.
+    `whole` alone, and so are passages that were found as well.
     """
     for line in _passages(end) if whole else _titles(end):
         console.show_aside(line)
@@ -26,8 +26,10 @@ def _titles(end: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _passages(end: Mapping[str, Any]) -> Iterator[str]:
-    what = "nearest" if end.get("known") is False else "from"
-    for source in end.get("sources", []):
+    first, others = ("nearest", "near") if end.get("known") is False else ("from", "see also")
+    named = [(first, each) for each in end.get("sources", [])]
+    named += [(others, each) for each in end.get("near", [])]
+    for what, source in named:
         yield _one_line(f"\n{what}: {source['title']}")
         text = source.get("text", "")
         # A passage that is quoted as it stands was just read.

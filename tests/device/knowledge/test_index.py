@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from device.errors import DeviceError
 from device.knowledge.consult import consult
 from device.knowledge.index import COMMON, Index
 from device.manifest import QUOTE, WORDED
-from device.manifest.knowledge import product, signs
+from device.manifest.knowledge import POOLING, certainty, pooled, product, signs
 from toolchain.knowledge.index import Entry, entries_of, packed, set_fitted, sign_bits, write_index
 from toolchain.knowledge.passages import Passage
 
@@ -203,6 +204,43 @@ def test_the_model_reads_as_many_passages_as_have_room(index: Index) -> None:
     assert "undervoltage {braces} %s" in turn
     assert said.shortened().messages(str)[-1]["content"].count("\n- ") == 2
     assert said.shortened().shortened().shortened() is None
+
+
+def test_likeness_is_pooled_as_a_soft_maximum() -> None:
+    assert pooled([0.3, 0.7], 0.0) == 0.7
+    assert pooled([0.7], 0.05) == pytest.approx(0.7)
+    assert pooled([0.7, 0.7], 0.05) == pytest.approx(0.7 + 0.05 * np.log(2))
+    assert pooled([0.7, -1.0], 0.05) == pytest.approx(0.7, abs=1e-9)
+
+
+def test_certainty_loses_shares_of_what_speaks_against_the_first_passage() -> None:
+    assert certainty([], 0.0, 0.5, 0.5) == -1.0
+    assert certainty([0.8], 0.4, 0.5, 0.25) == pytest.approx(0.7)
+    assert certainty([0.8, 0.6], 0.4, 0.5, 0.25) == pytest.approx(0.4)
+    assert certainty([0.8, -0.6], 0.0, 0.5, 0.0) == 0.8
+
+
+def test_several_close_questions_of_a_passage_count_for_more_than_one(tmp_path: Path) -> None:
+    entries = [Entry(text="red fan loud", passage=number) for number in (1, 2, 2, 2)]
+    opened = Index(written(tmp_path / "several.db", entries), embed)
+    try:
+        like = opened.compare("red fan noise").like
+        assert like[2] == pytest.approx(like[1] + POOLING * np.log(3))
+    finally:
+        opened.close()
+
+
+def test_an_index_of_the_schema_before_is_searched_as_it_was_fitted(tmp_path: Path) -> None:
+    file = written(tmp_path / "before.db")
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("DELETE FROM facts WHERE name IN ('pooling', 'next')")
+        db.execute("UPDATE facts SET value = 1 WHERE name = 'schema'")
+    opened = Index(file, embed)
+    try:
+        assert (opened.weights.pooling, opened.weights.next) == (0.0, 0.0)
+        assert opened.search("a lightning bolt on my screen").known
+    finally:
+        opened.close()
 
 
 def test_rows_are_packed_for_the_product_and_the_sign_bits_of_the_board() -> None:

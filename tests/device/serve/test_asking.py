@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from device.ask import MOST_TITLE, _sources, ask
+from device.ask import MOST_TITLE, _near, _sources, ask
 from tests.fakes.knowing import HOT, PASSAGES, UNKNOWN, knowing_bundle, serving
 
 TOKEN = "sixteen-characters"
@@ -37,6 +37,7 @@ def test_an_answer_has_title_and_url_of_its_source(
     assert found["sources"] == [
         {"title": "manual/heat.md › Heat › Limits", "url": "/v1/knowledge/1"}
     ]
+    assert [each["url"] for each in found["near"]] == ["/v1/knowledge/2", "/v1/knowledge/3"]
 
 
 def test_the_passage_comes_along_if_it_is_asked_for(
@@ -44,6 +45,7 @@ def test_the_passage_comes_along_if_it_is_asked_for(
 ) -> None:
     found = answer(capsys, "--port", port, "--sources", UNKNOWN)
     assert found["known"] is False and found["sources"][0]["text"] == PASSAGES[2].text
+    assert len(found["near"]) == 2 and all(each["text"] for each in found["near"])
 
 
 def test_the_text_alone_is_printed_without_json(
@@ -91,6 +93,11 @@ def cited(**fields: Any) -> dict[str, Any]:
 )
 def test_citations_that_are_none_of_ours_are_left_out(annotations: Any) -> None:
     assert _sources(annotations) == ()
+
+
+@pytest.mark.parametrize("said", [None, 7, {}, {"near": 7}, {"near": [None, {"title": "t"}]}])
+def test_what_is_no_passage_nearby_is_left_out(said: Any) -> None:
+    assert _near(said) == ()
 
 
 def test_sources_are_few_and_their_titles_short() -> None:

@@ -112,6 +112,10 @@ class TestAnswers:
             }
         ]
         assert answer["knowledge"]["known"] is True and answer["knowledge"]["certainty"] > 0.99
+        assert answer["knowledge"]["near"] == [
+            {"title": "manual/heat.md › Heat › Fan", "url": "/v1/knowledge/2"},
+            {"title": "guide.pdf › page 7", "url": "/v1/knowledge/3"},
+        ]
         assert answer["choices"][0]["finish_reason"] == "stop"
 
     def test_the_responses_api_has_the_same_sources(self, port: int) -> None:

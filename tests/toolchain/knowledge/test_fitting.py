@@ -1,5 +1,7 @@
 """Weights and threshold of a search, fitted on hand-made comparisons."""
 
+from dataclasses import replace
+
 from toolchain.knowledge.fitting import DEFAULT, Trial, fit, hits, scores
 from toolchain.runtime.recall import Compared
 
@@ -52,6 +54,40 @@ def test_a_near_question_without_an_answer_helps_where_likeness_alone_cannot_tel
     assert measured is not None
     assert fitted["unanswered"] > 0.0
     assert (measured.right, measured.wrong, measured.false) == (1.0, 0.0, 0.0)
+
+
+def test_wrong_answers_are_few_though_right_ones_are_lost_for_it() -> None:
+    sure = [trial({1: 0.9}, right=1) for _ in range(60)]
+    unsure = [trial({1: 0.6}, right=number % 2 + 1) for number in range(40)]
+    measured = scores([*sure, *unsure], fit([*sure, *unsure]))
+    assert measured is not None
+    assert (measured.right, measured.wrong) == (0.6, 0.0)
+
+
+def test_a_second_passage_that_is_nearly_as_good_speaks_against_the_first() -> None:
+    alone = [trial({1: 0.7, 2: 0.2}, right=1) for _ in range(50)]
+    beside = [trial({1: 0.8, 2: 0.79}, right=2) for _ in range(10)]
+    fitted = fit([*alone, *beside])
+    measured = scores([*alone, *beside], fitted)
+    assert measured is not None
+    assert fitted["next"] > 0.0
+    assert (measured.right, measured.wrong) == (50 / 60, 0.0)
+
+
+def test_a_passage_that_answers_too_is_no_wrong_one_while_fitting() -> None:
+    beside = [trial({1: 0.8, 2: 0.2}, right=2) for _ in range(10)]
+    known = [replace(each, also=frozenset({1})) for each in beside]
+    others = [trial({1: 0.1}) for _ in range(10)]
+    measured = scores(known, fit([*known, *others]))
+    assert measured is not None
+    assert (measured.right, measured.also, measured.wrong) == (0.0, 1.0, 0.0)
+
+
+def test_one_wrong_answer_among_a_few_questions_does_not_refuse_all() -> None:
+    asked = [*(trial({1: 0.8}, right=1) for _ in range(9)), trial({1: 0.9}, right=2)]
+    measured = scores(asked, fit(asked))
+    assert measured is not None
+    assert (measured.right, measured.wrong) == (0.9, 0.1)
 
 
 def test_wrong_and_refused_answers_are_counted_apart() -> None:

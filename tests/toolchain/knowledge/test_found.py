@@ -17,9 +17,11 @@ PASSAGES = (
 FITTED = {"words": 0.1, "unanswered": 0.5, "threshold": 0.4}
 
 
-def trial(first: float, second: float, right: set[int], unanswered: float = 0.0) -> Trial:
+def trial(
+    first: float, second: float, right: set[int], unanswered: float = 0.0, also: int = 0
+) -> Trial:
     compared = Compared(like={1: first, 2: second}, common={1: 0.0, 2: 0.0}, unanswered=unanswered)
-    return Trial(compared=compared, right=frozenset(right))
+    return Trial(compared=compared, right=frozenset(right), also=frozenset({also} - {0}))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,8 @@ def trial(first: float, second: float, right: set[int], unanswered: float = 0.0)
         (trial(0.9, 0.1, {1}), "right", True),
         (trial(0.9, 0.1, {1, 2}), "right", True),
         (trial(0.9, 0.1, {2}), "wrong", True),
+        (trial(0.9, 0.1, {2}, also=1), "also", True),
+        (trial(0.3, 0.1, {2}, also=1), "refused", False),
         (trial(0.9, 0.1, {1}, unanswered=1.2), "refused", False),
         (trial(0.3, 0.1, {1}), "refused", False),
         (trial(0.9, 0.1, set()), "false", True),
@@ -41,7 +45,8 @@ def test_a_question_has_the_outcome_that_the_scores_count(
     assert (row.outcome, row.known, row.found) == (outcome, known, "manual/heat.md › Heat › Limits")
     measured = scores([asked], FITTED)
     assert measured
-    counted = {"right": measured.right, "wrong": measured.wrong, "false": measured.false}
+    names = ("right", "also", "wrong", "false")
+    counted = {name: getattr(measured, name) for name in names}
     assert counted == {name: float(name == outcome) for name in counted}
 
 

@@ -38,7 +38,7 @@ MAX_CELL_CHARACTERS = 131_072
 def read_jsonl(file: Path, notes: list[str]) -> Iterator[Block]:
     """Yield an answer for each line of a JSONL file."""
     text = decoded(content_of(file))
-    yield from _answers(_json_lines(text), notes)
+    yield from _answers(json_lines(text), notes)
 
 
 def read_json(file: Path, notes: list[str]) -> Iterator[Block]:
@@ -82,7 +82,8 @@ def read_csv(file: Path, notes: list[str]) -> Iterator[Block]:
         raise Unreadable(rows.line_num, f"not valid CSV: {error}") from error
 
 
-def _json_lines(text: str) -> Iterator[tuple[str, Any]]:
+def json_lines(text: str) -> Iterator[tuple[str, Any]]:
+    """Yield each line with its value, or with what makes it unreadable; empty ones are no lines."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
