@@ -20,7 +20,7 @@ from tests.fakes.hub import loopback_hub
 from tests.fakes.preferences import question
 from toolchain import recipe
 from toolchain.checks import cost
-from toolchain.cost import Done
+from toolchain.cost import Done, Spent
 from toolchain.errors import ToolchainError
 from toolchain.line.walk import walk
 
@@ -96,8 +96,9 @@ def test_hours_are_those_of_what_was_recorded_beside(
     desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def records(folder: Path) -> list[Done]:
-        shape = {"parameters": 1000, "tokens": 1.0, "asked": 0, "seconds": 9e6}
-        return [Done(stage="tune", folder=folder.name, train_s=9e6, **shape)]
+        spent = Spent(train=9e6, whole=9e6)
+        done = {"parameters": 1000, "tokens": 1.0, "asked": 0, "wall": spent, "cpu": spent}
+        return [Done(stage="tune", folder=folder.name, **done)]
 
     monkeypatch.setattr(cost, "records_in", records)
     (note,) = [note for note in found(desk).notes if note.startswith("time: about ")]
