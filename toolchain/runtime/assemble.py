@@ -42,6 +42,8 @@ SERVER = (
 LLAMA_PYTHON = ("llama_cpp.py", "_ctypes_extensions.py")
 # The package around it needs numpy and diskcache.
 """llama-cpp-python's low-level interface, without the package around it."""
+EYES, EYES_PYTHON = "libmtmd.so", "mtmd_cpp.py"
+"""The library that reads pictures, and its low-level interface: both travel or neither."""
 THIS_PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
 _IMPORTS = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
@@ -58,7 +60,8 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
         (
             staged / "llama_cpp" / "__init__.py"
         ).touch()  # without it a llama_cpp that the board has installed would be taken
-        for name in LLAMA_PYTHON:
+        has_eyes = any(library.name == EYES for library in libraries)
+        for name in (*LLAMA_PYTHON, *([EYES_PYTHON] if has_eyes else [])):
             _copy(llama / name, staged / "llama_cpp" / name)
 
         for library in libraries:

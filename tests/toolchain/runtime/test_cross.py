@@ -5,6 +5,8 @@ once) are kept in the user's cache.
 """
 
 import hashlib
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import get_args
@@ -134,3 +136,23 @@ def test_an_interrupted_build_leaves_no_library_and_goes_on_where_it_was(miniatu
     resumed = Counter()
     assert (cross.build_library("armv8.0", resumed) / "lib" / "libllama.so").is_file()
     assert resumed.steps[-1][1] <= 9 - 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_the_library_that_sees_is_one_for_all_profiles_and_exports_its_calls_alone(
+    miniature: Path,
+) -> None:
+    first, again = Counter(), Counter()
+    eyes = cross.build_eyes("armv8.0", first) / "lib" / "libmtmd.so"
+    assert cross.build_eyes(DOTPROD, again) / "lib" / "libmtmd.so" == eyes
+    assert again.steps[-1][1] == 3  # of libllama.so alone: object, archive, link
+    listed = subprocess.run(
+        ["readelf", "-dW", "--dyn-syms", str(eyes)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "Shared library: [libllama.so]" in listed
+    assert "[$ORIGIN]" in listed
+    assert str(miniature) not in listed
+    defined = re.findall(r"GLOBAL DEFAULT +\d+ (\S+)", listed)
+    assert defined == ["mtmd_size"]
+    assert elf.largest_page(eyes) == 65536
