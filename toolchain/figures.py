@@ -288,6 +288,12 @@ class ModelFigures(StageFigures):
     """Name of the adapter that is in it; empty where there is none."""
     adapter_file: str | None = None
     """Name of the file of an unmerged adapter."""
+    projector_file: str | None = None
+    """Name of the file that reads pictures; None for a model that reads text alone."""
+    projector_bytes: int | None = None
+    """Bytes of its weights."""
+    picture_tokens: int | None = None
+    """Places that a picture takes in a prompt."""
     architecture: str | None = None
     warnings: list[str] | None = None
     """What an engineer should be warned of in a file that was taken as it came."""

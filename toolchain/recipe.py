@@ -610,6 +610,9 @@ class QuantizeSpec(Frozen):
     distill: InFormatSpec | None = None
     """Learn the codes of a GGUF or an ONNX file of 4 bits from the model it is made from; `true`
     for the defaults."""
+    projector: Literal["F16", "BF16", "Q8_0"] = "Q8_0"
+    """Of a model that sees: the types of the projector file, which reads pictures beside the
+    model file."""
     adapter: Literal["merged", "beside"] = "merged"
     """`beside`: the adapter travels in a file of its own, and one base on a board serves several
     skills."""
@@ -743,6 +746,9 @@ class PackageSpec(Frozen):
     feedback_mb: int = Field(default=0, ge=0, le=MAX_FEEDBACK_MB)
     """Megabytes of the board's disk for ratings of answers, corrections, and questions that the
     documents cannot answer; 0: nothing is kept. `demitasse harvest` fetches them."""
+    images: int = Field(default=1, ge=0, le=1)
+    """Of a model that sees: tiles that a picture is read as; 0 leaves the projector file out, and
+    the board refuses pictures."""
     special_tokens: Literal["parse", "escape"] = "parse"
     """Control tokens in a client's text: `parse` takes them as such, as transformers does; `escape`
     as plain text."""

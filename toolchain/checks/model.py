@@ -24,6 +24,7 @@ from toolchain.models.lora import open_lora, read_lora
 from toolchain.models.names import TEMPLATE
 from toolchain.models.template import check_folder
 from toolchain.models.tokenizer import chat_template
+from toolchain.models.vision import refuse_sight
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.recipe import ScratchSpec
 from toolchain.texts import json_in
@@ -35,6 +36,8 @@ CONFIGURATIONS = (
     "special_tokens_map.json",
 )
 """Small JSON files of a model folder that later stages read."""
+_BLIND_STAGES = ("tune", "distill", "align", "trim")
+"""Stages that know text alone."""
 _OTHER_SOURCES = (".gguf",)
 """Suffixes of a `base` that is no folder; such a file is unpacked and judged when it is read."""
 
@@ -106,6 +109,9 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
         if spec.scratch
         else _named(ahead, "base", spec.base, findings, knows=is_quantized, adapter=adapter)
     )
+    if base and base.folder:
+        with findings.gathering():
+            _check_sight(ahead, base)
     if adapter and base and base.folder:
         with findings.gathering():
             _check_adapter(ahead, adapter, base)
@@ -409,6 +415,15 @@ def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
         return folder
 
     return None
+
+
+def _check_sight(ahead: Ahead, base: Base) -> None:
+    """Raise an error for stages or formats that leave the eyes of a model that sees out."""
+    changing = next((name for name in _BLIND_STAGES if ahead.walks(name)), None)
+    if changing:
+        refuse_sight(base.config, f"{ahead.file}: stages: `{changing}`")
+    if ahead.walks("quantize") and not all(row.has_eyes for row in ahead.formats):
+        refuse_sight(base.config, f"{ahead.file}: quantize: formats")
 
 
 def _check_adapter(ahead: Ahead, adapter: Path, base: Base) -> None:

@@ -16,8 +16,9 @@ from toolchain.files import whole_file
 from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.config_defaults import read_config
 from toolchain.models.lora import Merged
-from toolchain.models.names import TOKENIZER
-from toolchain.models.weights import check_model_folder, open_weights
+from toolchain.models.names import CONFIG, TOKENIZER
+from toolchain.models.vision import refuse_sight
+from toolchain.models.weights import check_model_folder, open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.quantize.companions import Ends, read_ends, size_in_words, write_companions
 from toolchain.quantize.gguf import fitting
@@ -84,6 +85,7 @@ def quantize(
 
 def _build(checkpoint: Checkpoint, parameters: _Parameters, out: Path, report: Reporter) -> Figures:
     with checkpoint_folder(checkpoint) as folder, open_weights(folder) as weights:
+        refuse_sight(read_json(folder / CONFIG), "quantize: formats: tflite")
         model = read_architecture(folder, weights)
         _check_context(parameters, model)
         lora = fitting(checkpoint.adapter, model, weights, folder.name)
