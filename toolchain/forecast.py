@@ -157,7 +157,45 @@ def needs_of_bundle(manifest: Manifest) -> Needs | None:
     return Needs(**{"context": manifest.context, "runtime_bytes": RUNTIME_BYTES, **parts})
 
 
-_PARTS = {"weights_bytes", "kv_bytes", "compute_bytes", "runtime_bytes", "knowledge_bytes"}
+_PARTS = {
+    "weights_bytes",
+    "kv_bytes",
+    "compute_bytes",
+    "runtime_bytes",
+    "knowledge_bytes",
+    "vision_bytes",
+}
+
+
+UNPACKER_BYTES = 24 << 20
+"""Memory of the child process that decodes pictures."""
+# VmRSS of it less what it shares with the service, measured.
+
+
+def projector_needs(file: Path) -> dict[str, int]:
+    """Return the memory that seeing takes: weights, buffers of one tile, and the decoder."""
+    return {"vision_bytes": vision_bytes(read_header(file)) + UNPACKER_BYTES}
+
+
+def vision_bytes(header: Header) -> int:
+    """Return the memory of a projector file while a picture of one tile is encoded.
+
+    llama.cpp keeps a few steps of a layer at a time, and the tile as it came and as it is scaled
+    (tools/mtmd/clip.cpp).
+    """
+    weights = sum(tensor.size for tensor in header.tensors)
+    side, patch, width, inner = (
+        int(_most(header.metadata.get(f"clip.vision.{key}", 0)) or 0)
+        for key in (
+            "image_size",
+            "patch_size",
+            "embedding_length",
+            "feed_forward_length",
+        )
+    )
+    patches = (side // max(1, patch)) ** 2
+    tile = 3 * side * side
+    return weights + F32_BYTES * (patches * (4 * width + 2 * inner) + 2 * tile)
 
 
 def knowledge_bytes(figures: KnowledgeFigures) -> int:

@@ -40,6 +40,7 @@ from toolchain.evaluate.own import PROMPTS, own_answers
 from toolchain.evaluate.probing import behind, probe_failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
+from toolchain.evaluate.seeing import seen_golden
 from toolchain.evaluate.tool_calls import tool_accuracy
 from toolchain.evaluate.wording import Documents, Limits, wording
 from toolchain.figures import (
@@ -198,6 +199,7 @@ def _measure(
         measured, each = exam.likeness(reference)
         asked = exam.asked()
         own = own_answers(child, opening, report) if texts.private else None
+        seen = seen_golden(child, out) if model_sees(candidate) else None
         audit = measure_audit(child, texts.audit, report) if texts.audit else None
         measured |= asked.scores | reference_ends(reference, asked.answers, spec.max_tokens)
         guard = read_guard(candidate.guard.path / GUARD) if candidate.guard else None
@@ -228,7 +230,7 @@ def _measure(
     write_jsonl(out / "divergence.jsonl", each)
     answers = without_secrets(asked.answers, texts.leak) if texts.leak else asked.answers
     own = without_secrets(own, texts.leak) if own and texts.leak else own
-    _write_goldens(out, answers if own is None else own, opening, spec.goldens)
+    _write_goldens(out, answers if own is None else own, opening, spec.goldens, seen)
     _write(out, figures, answers)
     return figures
 
@@ -247,6 +249,7 @@ def _started(candidate: Candidate, dataset: Dataset) -> AbstractContextManager[S
         model.file,
         context=_context(model, dataset.opening()),
         adapter=model.adapter,
+        projector=model.projector,
         opening=dataset.opening_file,
         escape=candidate.escape,
     )
@@ -338,10 +341,24 @@ class _Exam:
         return measure_leak(self.child, reference, test, both, tokenizer, self.report)
 
 
-def _write_goldens(out: Path, shown: Sequence[Answered], opening: Opening, most: int) -> None:
-    """Write the first answers as goldens: they travel word for word, and boards show them."""
+def model_sees(candidate: Candidate) -> bool:
+    """Say whether a model file has a projector beside it."""
+    return candidate.model.projector is not None
+
+
+def _write_goldens(
+    out: Path,
+    shown: Sequence[Answered],
+    opening: Opening,
+    most: int,
+    seen: Mapping[str, Any] | None,
+) -> None:
+    """Write the first answers as goldens: they travel word for word, and boards show them.
+
+    `seen` is the golden with a picture, of a model that sees.
+    """
     goldens = [golden(answer, opening) for answer in shown if answer.text.strip()]
-    write_jsonl(out / "goldens.jsonl", goldens[:most])
+    write_jsonl(out / "goldens.jsonl", [*goldens[:most], *([seen] if seen else [])])
 
 
 def _write(out: Path, figures: VerdictFigures, answers: Sequence[Answered]) -> None:

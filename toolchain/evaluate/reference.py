@@ -46,6 +46,8 @@ class Reference:
     trimmed."""
     old_ids: tuple[int, ...] = ()
     """Own id of each id of the model file; empty where both are the same."""
+    sees: bool = False
+    """Whether it is a model of pictures and text: its template takes contents in parts."""
 
     @classmethod
     def load(cls, original: Original, report: Reporter) -> "Reference":
@@ -57,12 +59,17 @@ class Reference:
         own = _tokenizer(original)
         tokenizer = _auto_tokenizer(original.trimmed) if original.trimmed else own
         old_ids = _old_ids(own, tokenizer) if original.trimmed else ()
-        return cls(tokenizer, _model(original), own, old_ids)
+        kind = _kind_of_model(original.base)
+        sees = kind.__name__ == "AutoModelForImageTextToText"
+        return cls(tokenizer, _model(original, kind), own, old_ids, sees)
 
     def prompt(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Return the prompt of a conversation in the model's own ids."""
         # A template that shows no tools has no rendering of its own to compare with: ours is asked.
         shown, given = shown_to(self.own, messages, tools)
+        if self.sees:
+            text = "content"
+            shown = [{**each, text: [{"type": "text", "text": each[text]}]} for each in shown]
         ids = self.own.apply_chat_template(
             [dict(message) for message in shown],
             tools=list(given) or None,
@@ -182,15 +189,27 @@ def available_bytes() -> int:
         return 0
 
 
-def _model(original: Original) -> Any:
+def _kind_of_model(base: Path) -> Any:
+    """Return transformers' own class for a folder: of text, or of pictures and text."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(base, **_LOCAL)
+    except Exception as error:  # a value of another kind fails somewhere in its own code
+        raise _not_loaded(base, error) from error
+    is_text = type(config) in AutoModelForCausalLM._model_mapping
+    sees = type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if sees and not is_text else AutoModelForCausalLM
+
+
+def _model(original: Original, kind: Any) -> Any:
     """Return the base with its adapters, the last one not merged."""
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             original.base,
             dtype=torch.float32,
             use_safetensors=True,
