@@ -8,11 +8,19 @@ from pathlib import Path
 import pytest
 
 from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header
+from device.manifest.pictures import MAX_PIXELS
 from tests.fakes.models import tiny_llama
 from tests.fakes.tiny_gguf import tiny_bundle, tiny_gguf
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.fitting import memory_here_mb, weigh
-from toolchain.forecast import BATCH, RUNTIME_BYTES, forecast, needs_of, vision_bytes
+from toolchain.forecast import (
+    BATCH,
+    EYES_LIBRARY_BYTES,
+    RUNTIME_BYTES,
+    forecast,
+    needs_of,
+    vision_bytes,
+)
 from toolchain.target import Needs, find, fit
 
 WIDTH, INNER, LAYERS, HEADS, KEY_HEADS, VOCABULARY = 896, 4864, 24, 14, 2, 151936
@@ -211,9 +219,10 @@ def test_eyes_take_their_weights_a_tile_and_the_process_that_decodes(tmp_path: P
     }
     weights = tensor("v.blk.0.ffn_up.weight", (3072, 768), "F16")
     seeing = Header({f"clip.vision.{key}": value for key, value in said.items()}, (weights,), 0)
-    tile = 1024 * (4 * 768 + 2 * 3072) * 4 + 2 * 3 * 512 * 512 * 4
-    assert vision_bytes(seeing) == weights.size + tile
-    assert vision_bytes(Header({}, (), 0)) == 0
+    tile = 1024 * (4 * 768 + 3 * 3072) * 4
+    assert vision_bytes(seeing) == weights.size + EYES_LIBRARY_BYTES + tile
+    # Of a small tower it is the picture that takes most.
+    assert vision_bytes(Header({}, (), 0)) == EYES_LIBRARY_BYTES + 2 * 3 * MAX_PIXELS
 
 
 def test_a_board_is_judged_with_the_eyes_of_a_bundle() -> None:

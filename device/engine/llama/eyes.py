@@ -141,8 +141,9 @@ class Eyes:
 
     def _prepared(self, digest: str, pixels: bytes, width: int, height: int) -> Seen:
         """Return a picture scaled to its tile."""
-        buffer = (ctypes.c_uint8 * len(pixels)).from_buffer_copy(pixels)
-        bitmap = mtmd.mtmd_bitmap_init(width, height, buffer)
+        # Not copied once more: four megapixels are 12 MB.
+        raw = ctypes.cast(ctypes.c_char_p(pixels), ctypes.POINTER(ctypes.c_uint8))
+        bitmap = mtmd.mtmd_bitmap_init(width, height, raw)
         chunks = mtmd.mtmd_input_chunks_init()
         try:
             part = mtmd.mtmd_input_part(None, bitmap)
