@@ -12,7 +12,7 @@ from typing import Any
 
 from device.errors import DeviceError
 from device.manifest import ManifestError, checked_path, read_bounded
-from device.manifest.pictures import MAX_BYTES, PARTS, Size, check
+from device.manifest.pictures import MAX_BYTES, PARTS, PICTURE, Size, check
 
 _DATA = re.compile(r"data:image/(jpeg|jpg|png);base64,", re.IGNORECASE)
 
@@ -57,21 +57,24 @@ def with_pictures(
 ) -> "list[dict[str, Any]]":
     """Return stored messages with the pictures that their parts name.
 
-    A part is a text, or `{"picture": …}`: a `data:` URL, or the name of a file in `folder`. Raise
-    DeviceError `bad_picture`.
+    A part is a text, or `{"picture": …}`: a `data:` URL, or the name of a file in `folder`. A
+    question of data has its picture in a field of its own. Raise DeviceError `bad_picture`.
     """
-    return [
-        {**message, PARTS: [_stored(part, folder) for part in message[PARTS]]}
-        if message.get(PARTS)
-        else dict(message)
-        for message in messages
-    ]
+    return [_with_picture(dict(message), folder) for message in messages]
+
+
+def _with_picture(message: "dict[str, Any]", folder: "Path | None") -> "dict[str, Any]":
+    picture = message.pop(PICTURE, None)
+    parts = message.get(PARTS) or ([{PICTURE: picture}, message["content"]] if picture else [])
+    if parts:
+        message[PARTS] = [_stored(part, folder) for part in parts]
+    return message
 
 
 def _stored(part: Any, folder: "Path | None") -> "str | bytes":
     if isinstance(part, str):
         return part
-    named = part.get("picture") if isinstance(part, dict) else None
+    named = part.get(PICTURE) if isinstance(part, dict) else None
     if isinstance(named, str) and folder and not named.startswith("data:"):
         image = read_bounded(folder / checked_path(named), MAX_BYTES)
         if image is None:

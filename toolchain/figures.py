@@ -334,6 +334,10 @@ class Measured(StageFigures):
     teacher_kl: float | None = None
     teacher_kl_error: float | None = None
     teacher_agreement: float | None = None
+    pictures: int | None = None
+    """Questions about pictures that the reference was asked too."""
+    picture_agreement: float | None = None
+    """Share of these whose greedy answers are the same."""
     questions: int | None = None
     answer_tokens: int | None = None
     """Longest answer in tokens."""

@@ -36,6 +36,30 @@ Words = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)
 """What travels in the ledger of a bundle."""
 
 
+class EyesSpec(Frozen):
+    """A small vision tower of a model from nothing, of SmolVLM's kind: all of it is trained."""
+
+    side: Positive = 64
+    """Width and height of the tile that a picture is scaled to, in pixels."""
+    patch: Positive = 8
+    merge: Positive = 2
+    """So many patches, across and down, become one place of the prompt."""
+    hidden_size: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 4
+
+    @model_validator(mode="after")
+    def _whole_places(self) -> "EyesSpec":
+        if self.side % (self.patch * self.merge) or self.hidden_size % self.heads:
+            raise ValueError("`side` must be whole places of `patch` × `merge`, or heads are split")
+        return self
+
+    @property
+    def places(self) -> int:
+        """Places of the prompt that a picture takes."""
+        return (self.side // self.patch // self.merge) ** 2
+
+
 class ScratchSpec(Frozen):
     """A small Llama and its tokenizer, trained from nothing on the recipe's own text."""
 
@@ -50,6 +74,8 @@ class ScratchSpec(Frozen):
     batch_size: Positive = 32
     learning_rate: float = Field(default=2e-3, gt=0)
     warmup_share: Fraction = 0.05
+    eyes: EyesSpec | None = None
+    """Give it eyes, and train all of it on the conversations about pictures."""
 
 
 class ModelSpec(Frozen):
@@ -181,6 +207,8 @@ class DataSpec(Frozen):
     """Files of the newest round: all their entries are learned. `[round]` sets it."""
     replay: Fraction = 1.0
     """Share of the entries of all other files that is learned. `[round]` sets it."""
+    images: str = ""
+    """Folder of the pictures that rows name as `image`, relative to the recipe."""
     system: str = ""
     """System prompt of every conversation that has none."""
     documents: tuple[str, ...] = ()
@@ -669,6 +697,8 @@ class GateSpec(Frozen):
     """After `distill`: share of positions where file and teacher name the same next token."""
     min_exact_match: Fraction = 0.0
     min_f1: Fraction = 0.0
+    min_picture_agreement: Fraction = 0.9
+    """Of questions about pictures: share of answers that are the reference's, token for token."""
     min_tool_accuracy: Fraction = 0.0
     """Share of held-out questions with tools whose calls are right, name and arguments."""
     max_eos_drop: Fraction = 0.05

@@ -17,6 +17,8 @@ MAX_PIXELS = 4 << 20
 """Pixels of a picture."""
 MAX_PICTURES = 4
 """Pictures in one conversation."""
+PICTURE = "picture"
+"""Field of a stored question with the picture that comes before its text, as a `data:` URL."""
 PARTS = "parts"
 """Field of a message with pictures: its texts and the bytes of its pictures, in their order."""
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"

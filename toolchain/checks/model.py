@@ -24,7 +24,7 @@ from toolchain.models.lora import open_lora, read_lora
 from toolchain.models.names import TEMPLATE
 from toolchain.models.template import check_folder
 from toolchain.models.tokenizer import chat_template
-from toolchain.models.vision import refuse_sight
+from toolchain.models.vision import SIGHTED, refuse_sight
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.recipe import ScratchSpec
 from toolchain.texts import json_in
@@ -109,7 +109,7 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
         if spec.scratch
         else _named(ahead, "base", spec.base, findings, knows=is_quantized, adapter=adapter)
     )
-    if base and base.folder:
+    if base:
         with findings.gathering():
             _check_sight(ahead, base)
     if adapter and base and base.folder:
@@ -419,6 +419,9 @@ def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
 
 def _check_sight(ahead: Ahead, base: Base) -> None:
     """Raise an error for stages or formats that leave the eyes of a model that sees out."""
+    scratch = ahead.recipe.model.scratch
+    if scratch and scratch.eyes:
+        base = replace(base, config={"architectures": [next(iter(SIGHTED))]})
     changing = next((name for name in _BLIND_STAGES if ahead.walks(name)), None)
     if changing:
         refuse_sight(base.config, f"{ahead.file}: stages: `{changing}`")

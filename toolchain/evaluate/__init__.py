@@ -40,7 +40,7 @@ from toolchain.evaluate.own import PROMPTS, own_answers
 from toolchain.evaluate.probing import behind, probe_failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
-from toolchain.evaluate.seeing import seen_golden
+from toolchain.evaluate.seeing import is_small, seen_alike, seen_golden
 from toolchain.evaluate.tool_calls import tool_accuracy
 from toolchain.evaluate.wording import Documents, Limits, wording
 from toolchain.figures import (
@@ -202,6 +202,7 @@ def _measure(
         seen = seen_golden(child, out) if model_sees(candidate) else None
         audit = measure_audit(child, texts.audit, report) if texts.audit else None
         measured |= asked.scores | reference_ends(reference, asked.answers, spec.max_tokens)
+        measured |= seen_alike(reference, asked.answers, report)
         guard = read_guard(candidate.guard.path / GUARD) if candidate.guard else None
         probes = exam.probed(guard) if spec.probes else None
         leak = exam.leaked(reference, texts.leak) if texts.leak else None
@@ -357,7 +358,11 @@ def _write_goldens(
 
     `seen` is the golden with a picture, of a model that sees.
     """
-    goldens = [golden(answer, opening) for answer in shown if answer.text.strip()]
+    goldens = [
+        golden(answer, opening)
+        for answer in shown
+        if answer.text.strip() and is_small(answer.messages)
+    ]
     write_jsonl(out / "goldens.jsonl", [*goldens[:most], *([seen] if seen else [])])
 
 

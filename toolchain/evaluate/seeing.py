@@ -5,16 +5,25 @@ It is drawn here, so that no picture of anybody travels, and it is the same for 
 
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from device.manifest.moment import RENDERED_AT
-from device.manifest.pictures import PARTS, digest_of, to_url
+from device.manifest.pictures import PARTS, PICTURE, digest_of, to_url
+from toolchain.evaluate.answers import Answered
+from toolchain.evaluate.reference import Reference
+from toolchain.figures import Measured
+from toolchain.progress import Reporter
 from toolchain.runtime.scoring import Scorer
 
 QUESTION = "What is in this picture?"
 MAX_TOKENS = 32
 """Longest answer of the golden, in tokens."""
+MAX_GOLDEN_CHARS = (64 << 10) * 4 // 3
+"""Characters of the `data:` URL of a golden's picture: 64 KiB."""
+COMPARED = 64
+"""Held-out questions about pictures that the reference is asked too, at most."""
 _SIDE = 64
 
 
@@ -38,6 +47,25 @@ def seen_golden(child: Scorer, out: Path) -> dict[str, Any] | None:
         "finish_reason": "stop" if answer.stopped else "length",
         "now": RENDERED_AT,
     }
+
+
+def seen_alike(reference: Reference, answers: Sequence[Answered], report: Reporter) -> Measured:
+    """Return the share of answers about pictures that are the reference's, token for token."""
+    asked = [each for each in answers if any(PICTURE in message for message in each.messages)]
+    asked = asked[:COMPARED]
+    same = 0
+    for number, each in enumerate(asked, 1):
+        expected = reference.answers_about(each.messages[:-1], max(1, len(each.tokens)))
+        same += expected == list(each.tokens)
+        report.step("compare what is seen", number, len(asked), "pictures")
+    if not asked:
+        return Measured()
+    return Measured(pictures=len(asked), picture_agreement=round(same / len(asked), 4))
+
+
+def is_small(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether the pictures of a conversation are small enough to travel as a golden."""
+    return all(len(message.get(PICTURE, "")) <= MAX_GOLDEN_CHARS for message in messages)
 
 
 def drawn() -> bytes:

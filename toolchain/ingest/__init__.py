@@ -8,7 +8,7 @@ held-out phrasing reaches anything that is trained on. What is wrong is told at 
 from pathlib import Path
 
 from toolchain.artifacts import Dataset, Work, digest, keep, write_jsonl
-from toolchain.errors import all_of
+from toolchain.errors import ArtifactError, all_of
 from toolchain.figures import DatasetFigures
 from toolchain.ingest.entries import ROLES, Document, Entry, Messages, Place, Row
 from toolchain.ingest.figures import figures_of
@@ -65,6 +65,10 @@ def ingest(
         existing(tools_files(spec), folder, "tools"),
     )
     inputs = {name: digest(path) for name, path in (files | documents | tools).items()}
+    if spec.images:
+        if not (folder / spec.images).is_dir():
+            raise ArtifactError(f"data: images: there is no folder `{spec.images}`")
+        inputs["images"] = digest(folder / spec.images)
     if spec.redact.mode == "replace" and made_key(folder)[1]:
         report.note(f"{folder / KEY_FILE}: the key of the surrogates: keep it, and keep it secret")
     ways = ways or Ways(work=out.parent, report=report)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from device.manifest.moment import RENDERED_AT
-from device.manifest.pictures import PARTS
+from device.manifest.pictures import PARTS, PICTURE
 from toolchain.errors import ArtifactError
 from toolchain.models.names import TEMPLATE, TOKENIZER_CONFIG
 
@@ -143,10 +143,11 @@ def in_parts(messages: Messages) -> list[dict[str, Any]]:
     """
     return [
         {
-            **{name: value for name, value in message.items() if name != PARTS},
+            **{name: value for name, value in message.items() if name not in (PARTS, PICTURE)},
             "content": [
                 {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
-                for part in message.get(PARTS) or [message["content"]]
+                for part in message.get(PARTS)
+                or [*([b""] if PICTURE in message else []), message["content"]]
             ],
         }
         for message in messages
