@@ -53,6 +53,7 @@ _IMPORTS = (
 
 def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path]) -> Path:
     """Return the runtime folder with llama.cpp's native libraries; `llama` holds LLAMA_PYTHON."""
+    has_eyes = any(library.name == EYES for library in libraries)
 
     def fill(staged: Path) -> None:
         """Copy the Python files and the libraries into the staged folder."""
@@ -60,7 +61,6 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
         (
             staged / "llama_cpp" / "__init__.py"
         ).touch()  # without it a llama_cpp that the board has installed would be taken
-        has_eyes = any(library.name == EYES for library in libraries)
         for name in (*LLAMA_PYTHON, *([EYES_PYTHON] if has_eyes else [])):
             _copy(llama / name, staged / "llama_cpp" / name)
 
@@ -69,7 +69,9 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
 
         _copy_distribution("llama-cpp-python", staged)
 
-    return _assemble(described, fill, "device.engine.llama")
+    return _assemble(
+        described, fill, f"device.engine.llama{', device.engine.llama.eyes' if has_eyes else ''}"
+    )
 
 
 def assemble_site(described: RuntimeManifest, site: Path, module: str) -> Path:
