@@ -23,6 +23,7 @@ from device.errors import DeviceError
 from device.facts import cpuinfo
 from device.manifest import GOLDENS, MIN_AGREEMENT, Manifest, ManifestError, read_manifest
 from device.manifest.moment import moment
+from device.pictures import with_pictures
 from device.sensors import Watch, now
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def read_goldens(path: Path) -> list[Golden]:
         raise DeviceError("bad_goldens", f"`{path.name}` cannot be read") from error
 
     goldens = [
-        _golden(line, f"{path.name}:{number}")
+        _golden(line, f"{path.name}:{number}", path.parent)
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
@@ -213,21 +214,22 @@ def read_goldens(path: Path) -> list[Golden]:
     return goldens
 
 
-def _golden(line: str, where: str) -> Golden:
+def _golden(line: str, where: str, folder: Path) -> Golden:
+    """Return the golden of a line; its pictures are files of `folder`."""
     try:
         row = json.loads(line)
         prompt, answer = (
             [int(token) for token in row[name]] for name in ("prompt_tokens", "tokens")
         )
         golden = Golden(
-            list(row["messages"]),
+            with_pictures(list(row["messages"]), folder),
             prompt,
             answer,
             ends=row.get("finish_reason") == "stop",
             now=moment(row["now"]) if "now" in row else None,
             tools=list(row.get("tools", ())),
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ManifestError) as error:
         raise DeviceError("bad_goldens", f"{where}: not a golden") from error
 
     if not golden.tokens:

@@ -76,7 +76,7 @@ def _seen(store: Store, requested: Deployment, checked: dict[str, Any]) -> dict[
     manifest = store.read_release(requested.release)
     others = checked.get("others_share")
     throttled = checked.get("throttled")
-    files = [*manifest.model_files, *([manifest.adapter] if manifest.adapter else [])]
+    files = [*manifest.model_files, *filter(None, (manifest.adapter, manifest.projector))]
     return {
         "decode_tok_s": float(checked.get("decode_tok_s", 0.0)),
         "model_bytes": _model_bytes(manifest),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from device import tuned
 from device.engine import load
-from device.engine.base import Engine, Settings
+from device.engine.base import Engine, Picture, Settings
 from device.engine.escape import Escape
 from device.engine.machine import memory_bytes
 from device.engine.states import common
@@ -24,6 +24,8 @@ from device.manifest.memory import (
     prefix_cache_bytes,
 )
 from device.manifest.opening import Messages, begins, opened
+from device.manifest.pictures import PARTS
+from device.pictures import pictures_of
 
 if TYPE_CHECKING:
     from device.engine.chat import ChatTemplate
@@ -41,6 +43,9 @@ class Prompt:
     prefix: int = 0
     """Number of the first tokens, before the first question, with which other conversations begin
     too."""
+    # With pictures it ends behind the last one: another question about it reads none of it again.
+    pictures: tuple[Picture, ...] = ()
+    """Pictures that stand in it: held here, they can be evaluated."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,30 @@ class Model:
                 status=400,
             )
         shown = self.escape.messages(tools) if self.escape else tools
-        return self.template.render(self._escaped(opened(messages, self.opening)), now, shown)
+        conversation = self._escaped(opened(messages, self.opening))
+        return self.template.render(self._in_parts(conversation), now, shown)
+
+    def _in_parts(self, messages: Messages) -> Messages:
+        """Return messages as the template of a model that sees takes them: texts and pictures.
+
+        The marker of a picture in a text is broken up: only pictures of ours have one.
+        """
+        marker = self.engine.picture_marker
+        if not marker:
+            return messages
+        plain = Escape((marker,)).text
+        return [
+            {
+                **{name: value for name, value in message.items() if name != PARTS},
+                "content": [
+                    {"type": "image"}
+                    if isinstance(part, bytes)
+                    else {"type": "text", "text": plain(part)}
+                    for part in message.get(PARTS) or [str(message.get("content") or "")]
+                ],
+            }
+            for message in messages
+        ]
 
     def _escaped(self, messages: Messages) -> Messages:
         """Return messages without control tokens.
@@ -91,7 +119,11 @@ class Model:
         self, messages: Messages, now: "datetime | None" = None, tools: Messages = ()
     ) -> Prompt:
         """Return the prompt of a conversation as token ids, and the length of its prefix."""
-        tokens = self.engine.tokenize(self.render(messages, now, tools))
+        pictures = [self.engine.see(image) for image in pictures_of(messages)]
+        text = self.render(messages, now, tools)
+        if pictures:
+            return self._with_pictures(text, pictures)
+        tokens = self.engine.tokenize(text)
         prefix = self.prefix(messages, now, tools)
         return Prompt(
             tokens,
@@ -99,6 +131,19 @@ class Model:
             if len(prefix) < len(tokens) and tuple(tokens[: len(prefix)]) == prefix
             else 0,
         )
+
+    def _with_pictures(self, text: str, pictures: list[Picture]) -> Prompt:
+        """Return a rendered conversation with its pictures in the places of their markers."""
+        before, *texts = text.split(self.engine.picture_marker)
+        if len(texts) != len(pictures):
+            message = f"the chat template shows {len(texts)} of {len(pictures)} pictures"
+            raise DeviceError("bad_conversation", message, status=400)
+        tokens = self.engine.tokenize(before)
+        for picture, behind in zip(pictures, texts, strict=True):
+            tokens += picture.tokens
+            prefix = len(tokens)
+            tokens += self.engine.tokenize(behind)
+        return Prompt(tokens, prefix if prefix < len(tokens) else 0, tuple(pictures))
 
     def prefix(
         self, messages: Messages = (), now: "datetime | None" = None, tools: Messages = ()
@@ -172,7 +217,10 @@ def _asked(text: str) -> Mapping[str, Any]:
 def bundle_settings(folder: Path, manifest: Manifest) -> Settings:
     """Return the settings of a bundle's model, with the context and slots that memory allows."""
     adapter = folder / manifest.adapter if manifest.adapter else None
-    usual = Settings(context=manifest.context, kv_type=manifest.kv_type, adapter=adapter)
+    projector = folder / manifest.projector if manifest.projector else None
+    usual = Settings(
+        context=manifest.context, kv_type=manifest.kv_type, adapter=adapter, projector=projector
+    )
     usual = replace(usual, gpu_layers=fitting_gpu_layers(manifest, _free_on_card()))
     available = memory_bytes("MemAvailable")
     if available is None:

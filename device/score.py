@@ -22,6 +22,7 @@ from device.manifest import read_manifest
 from device.manifest.moment import moment
 from device.manifest.tool_calls import read_calls
 from device.model import Model, Prompt, open_bundle, open_file
+from device.pictures import with_pictures
 from device.serve.tools import read_tools
 
 Request = dict[str, Any]
@@ -150,7 +151,7 @@ def _messages(request: Request) -> list[dict[str, Any]]:
     messages = request.get("messages")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise FieldError("messages", "must be a list of messages")
-    return messages
+    return with_pictures(messages)
 
 
 def _tokens(request: Request) -> list[int]:
@@ -180,6 +181,7 @@ def _open(options: argparse.Namespace) -> Model:
         context=options.context,
         threads=options.threads,
         adapter=options.adapter,
+        projector=options.projector,
         gpu_layers=options.gpu_layers,
     )
     lines = options.opening.read_text(encoding="utf-8").splitlines() if options.opening else []
@@ -197,6 +199,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
     source.add_argument("--model", metavar="FILE")
     source.add_argument("--bundle", metavar="DIR")
     parser.add_argument("--adapter", metavar="FILE", type=Path, help="a LoRA adapter, for --model")
+    parser.add_argument(
+        "--projector", metavar="FILE", type=Path, help="what sees pictures, for --model"
+    )
     parser.add_argument(
         "--opening",
         metavar="FILE",

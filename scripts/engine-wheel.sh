@@ -12,7 +12,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 python=${1:-python3} kind=${3:-patched}
 version=${2:-$(sed -n 's/^llama_cpp_python==//p' "$root/constraints.txt")}
 patch=$(sha256sum "$root/toolchain/runtime/image/barrier.patch" | cut -c1-12)
-name="llama-cpp-python-$version-portable"
+name="llama-cpp-python-$version-portable-eyes"
 [ "$kind" = stock ] || name="$name-$patch"
 folder="${XDG_CACHE_HOME:-$HOME/.cache}/demitasse/wheels/$name"
 if ! ls "$folder"/*.whl >/dev/null 2>&1; then
@@ -28,7 +28,7 @@ if ! ls "$folder"/*.whl >/dev/null 2>&1; then
     mkdir "$part/source"
     tar -xzf "$part"/*.tar.gz -C "$part/source" --strip-components 1
     [ "$kind" = stock ] || PYTHONPATH="$root" "$python" -m toolchain.patching "$part/source" "$version" >&2
-    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF" \
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAVA_BUILD=ON -DMTMD_VIDEO=OFF -DLLAMA_OPENSSL=OFF" \
         "$python" -m pip wheel --quiet --no-cache-dir --no-deps --wheel-dir "$part" "$part/source" >&2
     mv "$part"/*.whl "$folder"/
 fi

@@ -241,6 +241,12 @@ class ModelFile(Artifact):
         name = self.figures.adapter_file
         return self.path / name if name else None
 
+    @property
+    def projector(self) -> Path | None:
+        """Path to the file that reads pictures; None if the model reads text alone."""
+        name = self.figures.projector_file
+        return self.path / name if name else None
+
 
 class Verdict(Artifact):
     """`verdict.json`: what was measured, and what the gate says; `goldens.jsonl`."""
@@ -249,6 +255,11 @@ class Verdict(Artifact):
     def figures(self) -> VerdictFigures:
         """What was measured, and the limits that were missed."""
         return VerdictFigures.read(self.record.figures)
+
+    @property
+    def pictures(self) -> list[Path]:
+        """Paths to the pictures of the goldens."""
+        return sorted(self.path.glob("picture-*"))
 
 
 class Knowledge(Artifact):

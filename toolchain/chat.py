@@ -20,7 +20,7 @@ from typing import Any
 from device.manifest.moment import RENDERED_AT, moment
 from device.manifest.tool_calls import GENERIC, Markup, for_template, has_tools, markup_of
 from toolchain.errors import ArtifactError
-from toolchain.models.template import MARK, first_token
+from toolchain.models.template import MARK, first_token, in_parts
 
 IGNORED = -100
 """Label of a position that is not learned (torch.nn.functional.cross_entropy's ignore_index)."""
@@ -277,6 +277,22 @@ def _untold(number: int, why: str) -> Refused:
     )
 
 
+@lru_cache(maxsize=8)
+def _takes_parts(tokenizer: Any, template: str) -> bool:
+    """Say whether a template shows contents in parts alone, as those of models that see do."""
+    probe = [{"role": "user", "content": MARK}]
+
+    def shown(messages: Messages) -> bool:
+        """Say whether what was said comes out."""
+        try:
+            text = tokenizer.apply_chat_template(messages, tokenize=False)
+        except Exception:  # a template is a program: what it raises is anything
+            return False
+        return MARK in text
+
+    return not shown(probe) and shown(in_parts(probe))
+
+
 def _tokens(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
@@ -291,10 +307,13 @@ def _render(
         )
     if not messages:
         return ""
+    given = [dict(message) for message in messages]
+    if _takes_parts(tokenizer, str(tokenizer.chat_template)):
+        given = in_parts(given)
     try:
         with fixed_clock():
             text = tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
+                given,
                 tools=list(tools) or None,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,

@@ -295,6 +295,12 @@ class ModelFigures(StageFigures):
     """Name of the adapter that is in it; empty where there is none."""
     adapter_file: str | None = None
     """Name of the file of an unmerged adapter."""
+    projector_file: str | None = None
+    """Name of the file that reads pictures; None for a model that reads text alone."""
+    projector_bytes: int | None = None
+    """Bytes of its weights."""
+    picture_tokens: int | None = None
+    """Places that a picture takes in a prompt."""
     architecture: str | None = None
     warnings: list[str] | None = None
     """What an engineer should be warned of in a file that was taken as it came."""
@@ -335,6 +341,10 @@ class Measured(StageFigures):
     teacher_kl: float | None = None
     teacher_kl_error: float | None = None
     teacher_agreement: float | None = None
+    pictures: int | None = None
+    """Questions about pictures that the reference was asked too."""
+    picture_agreement: float | None = None
+    """Share of these whose greedy answers are the same."""
     questions: int | None = None
     answer_tokens: int | None = None
     """Longest answer in tokens."""

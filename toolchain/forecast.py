@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from device.manifest import Manifest
 from device.manifest import tflite as lite
 from device.manifest.gguf import EMBEDDING, HEAD, Array, Header, Tensor, read_header, streamed_bytes
+from device.manifest.pictures import MAX_PIXELS
 from toolchain.figures import KnowledgeFigures, ModelFigures
 from toolchain.profiles import PROFILES, Profile
 from toolchain.target import Needs, Target
@@ -157,7 +158,51 @@ def needs_of_bundle(manifest: Manifest) -> Needs | None:
     return Needs(**{"context": manifest.context, "runtime_bytes": RUNTIME_BYTES, **parts})
 
 
-_PARTS = {"weights_bytes", "kv_bytes", "compute_bytes", "runtime_bytes", "knowledge_bytes"}
+_PARTS = {
+    "weights_bytes",
+    "kv_bytes",
+    "compute_bytes",
+    "runtime_bytes",
+    "knowledge_bytes",
+    "vision_bytes",
+}
+
+
+UNPACKER_BYTES = 40 << 20
+"""Memory of the child process that decodes pictures, while it decodes the largest one."""
+# Measured: 25 MiB of its own, and 14 more for a JPEG of 2 megapixels.
+EYES_LIBRARY_BYTES = 8 << 20
+"""Memory of libmtmd's code and tables."""
+# VmRSS, measured.
+
+
+def projector_needs(file: Path) -> dict[str, int]:
+    """Return the memory that seeing takes: weights, buffers of one tile, and the decoder."""
+    return {"vision_bytes": vision_bytes(read_header(file)) + UNPACKER_BYTES}
+
+
+def vision_bytes(header: Header) -> int:
+    """Return the memory of a projector file while a picture of one tile is encoded.
+
+    llama.cpp keeps a few steps of a layer at a time (tools/mtmd/clip.cpp). Measured with a tower of
+    SmolVLM-256M's shape and a picture of 4 megapixels: 160 MiB where this says 155 (Q8_0), 242
+    where it says 237 (F16).
+    """
+    weights = sum(tensor.size for tensor in header.tensors)
+    side, patch, width, inner = (
+        int(_most(header.metadata.get(f"clip.vision.{key}", 0)) or 0)
+        for key in (
+            "image_size",
+            "patch_size",
+            "embedding_length",
+            "feed_forward_length",
+        )
+    )
+    steps = F32_BYTES * (side // max(1, patch)) ** 2 * (4 * width + 3 * inner)
+    # The largest picture that is read, as it comes from its decoder and as llama.cpp copies it; it
+    # is given back before the tile is encoded.
+    pictures = 2 * 3 * MAX_PIXELS + 2 * F32_BYTES * 3 * side * side
+    return weights + EYES_LIBRARY_BYTES + max(steps, pictures)
 
 
 def knowledge_bytes(figures: KnowledgeFigures) -> int:

@@ -26,7 +26,7 @@ from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
 from toolchain.figures import BaseFigures, BundleFigures, LeakFigures, VerdictFigures
 from toolchain.files import link_or_copy, write_whole
-from toolchain.forecast import RUNTIME_BYTES, knowledge_bytes
+from toolchain.forecast import RUNTIME_BYTES, knowledge_bytes, projector_needs
 from toolchain.ledger import Ledger, as_json, leak_words, lines, rows_of
 from toolchain.models.template import check_template
 from toolchain.opening import Opening, check_room
@@ -156,6 +156,8 @@ class Parts:
     def needs(self) -> dict[str, int]:
         """Bytes of memory of each kind on a board, with those of the documents."""
         needs = self.packing.needs(self.model, self.spec.context)
+        if self.model.projector and self.spec.images:
+            needs = {**needs, **projector_needs(self.model.projector)}
         if self.consulted is None:
             return needs
         return {**needs, "knowledge_bytes": knowledge_bytes(self.consulted.knowledge.figures)}
@@ -243,10 +245,13 @@ def _fill(out: Path, parts: Parts) -> BundleFigures:
 def _write_files(out: Path, parts: Parts) -> None:
     model, origin = parts.model, parts.origin
     check_template((model.path / TEMPLATE).read_text(encoding="utf-8"))
-    for file in filter(None, (model.file, model.data, model.adapter)):
+    projector = model.projector if parts.spec.images else None
+    for file in filter(None, (model.file, model.data, model.adapter, projector)):
         link_or_copy(file, out / file.name)
     for folder, name in ((model.path, TEMPLATE), (parts.verdict.path, GOLDENS)):
         link_or_copy(folder / name, out / name)
+    for picture in parts.verdict.pictures:
+        link_or_copy(picture, out / picture.name)
     if (model.path / TOKENIZER).is_file():  # a GGUF that came as it is has its tokenizer in it
         link_or_copy(model.path / TOKENIZER, out / TOKENIZER)
 
@@ -299,6 +304,7 @@ def _manifest(out: Path, names: Sequence[str], parts: Parts) -> Manifest:
         arithmetic=figures.arithmetic,
         needs=parts.needs,
         adapter=model.adapter.name if model.adapter else "",
+        projector=model.projector.name if model.projector and spec.images else "",
         **(parts.consulted.fields() if parts.consulted else {}),
         **(parts.guarded.fields() if parts.guarded else {}),
     )
@@ -371,6 +377,7 @@ def model_card(model: ModelFile, verdict: Verdict, spec: PackageSpec, origin: Or
         f"- file: `{model.file.name}`, {file.size_bytes:,} bytes, "
         f"{file.real_bpw:.2f} bits per weight",
         *([f"- adapter: `{model.adapter.name}`, added while it runs"] if model.adapter else []),
+        *([f"- pictures: `{model.projector.name}`"] if model.projector and spec.images else []),
         *([f"- {origin.came}"] if origin.came else []),
         f"- base: {base}{_weights(origin)}",
         *([f"- base's sha256: `{origin.base_digest}`"] if origin.base_digest else []),

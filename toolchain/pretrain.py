@@ -25,6 +25,15 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+AROUND = ("<fake_token_around_image>", "<global-img>", "<image>")
+"""Tokens around a picture of one tile, and in its place, as SmolVLM has them."""
+SEEING_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -71,6 +80,8 @@ def _build(
     from toolchain.training.loop import Course, train
     from toolchain.training.objectives import AnswerLoss
 
+    if spec.eyes:
+        return _build_seeing(dataset, spec, out, report, seed)
     texts = dataset.texts()
     if not texts:
         raise ArtifactError(
@@ -101,6 +112,40 @@ def _build(
     )
 
 
+def _build_seeing(
+    dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, seed: int
+) -> PretrainFigures:
+    """Train a model with eyes on conversations, since a text teaches nothing about pictures."""
+    from toolchain.models.checkpoints import parameter_count, save_model
+    from toolchain.training.loop import Course, train
+    from toolchain.training.seeing import SeenAnswers, make_seeing, pictured, write_processor
+
+    assert spec.eyes
+    tokenizer = make_tokenizer(_spoken(dataset), spec)
+    tokenizer.save_pretrained(out)
+    write_processor(spec.eyes, out)
+    examples, pixels = pictured(tokenizer, dataset.train(), spec, out)
+    model = make_seeing(tokenizer, spec, seed)
+    report.note(f"{parameter_count(model):,} parameters, {len(tokenizer)} tokens of vocabulary")
+    course = Course(
+        name="pretrain",
+        steps=spec.steps,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        warmup_share=spec.warmup_share,
+        seed=seed,
+    )
+    training = train(SeenAnswers(model, pixels), examples, course, out / "resume", report)
+    if is_main():
+        save_model(model, out)
+    return PretrainFigures(
+        parameters=parameter_count(model),
+        vocabulary=len(tokenizer),
+        texts=len(examples),
+        training=TrainFigures.of(training),
+    )
+
+
 def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
     """Return a byte-level BPE tokenizer with the chat template, trained on `texts`.
 
@@ -118,7 +163,7 @@ def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
     )
     trainer = trainers.BpeTrainer(
         vocab_size=spec.vocab_size,
-        special_tokens=list(SPECIALS),
+        special_tokens=[*SPECIALS, *(AROUND if spec.eyes else ())],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -131,7 +176,7 @@ def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
         model_max_length=spec.context,
         clean_up_tokenization_spaces=False,
     )
-    wrapped.chat_template = CHAT_TEMPLATE
+    wrapped.chat_template = SEEING_TEMPLATE if spec.eyes else CHAT_TEMPLATE
     return wrapped
 
 

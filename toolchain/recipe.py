@@ -36,6 +36,30 @@ Words = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)
 """What travels in the ledger of a bundle."""
 
 
+class EyesSpec(Frozen):
+    """A small vision tower of a model from nothing, of SmolVLM's kind: all of it is trained."""
+
+    side: Positive = 64
+    """Width and height of the tile that a picture is scaled to, in pixels."""
+    patch: Positive = 8
+    merge: Positive = 2
+    """So many patches, across and down, become one place of the prompt."""
+    hidden_size: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 4
+
+    @model_validator(mode="after")
+    def _whole_places(self) -> "EyesSpec":
+        if self.side % (self.patch * self.merge) or self.hidden_size % self.heads:
+            raise ValueError("`side` must be whole places of `patch` × `merge`, or heads are split")
+        return self
+
+    @property
+    def places(self) -> int:
+        """Places of the prompt that a picture takes."""
+        return (self.side // self.patch // self.merge) ** 2
+
+
 class ScratchSpec(Frozen):
     """A small Llama and its tokenizer, trained from nothing on the recipe's own text."""
 
@@ -50,6 +74,8 @@ class ScratchSpec(Frozen):
     batch_size: Positive = 32
     learning_rate: float = Field(default=2e-3, gt=0)
     warmup_share: Fraction = 0.05
+    eyes: EyesSpec | None = None
+    """Give it eyes, and train all of it on the conversations about pictures."""
 
 
 class ModelSpec(Frozen):
@@ -181,6 +207,8 @@ class DataSpec(Frozen):
     """Files of the newest round: all their entries are learned. `[round]` sets it."""
     replay: Fraction = 1.0
     """Share of the entries of all other files that is learned. `[round]` sets it."""
+    images: str = ""
+    """Folder of the pictures that rows name as `image`, relative to the recipe."""
     system: str = ""
     """System prompt of every conversation that has none."""
     documents: tuple[str, ...] = ()
@@ -653,6 +681,9 @@ class QuantizeSpec(Frozen):
     distill: InFormatSpec | None = None
     """Learn the codes of a GGUF or an ONNX file of 4 bits from the model it is made from; `true`
     for the defaults."""
+    projector: Literal["F16", "BF16", "Q8_0"] = "Q8_0"
+    """Of a model that sees: the types of the projector file, which reads pictures beside the
+    model file."""
     adapter: Literal["merged", "beside"] = "merged"
     """`beside`: the adapter travels in a file of its own, and one base on a board serves several
     skills."""
@@ -709,6 +740,8 @@ class GateSpec(Frozen):
     """After `distill`: share of positions where file and teacher name the same next token."""
     min_exact_match: Fraction = 0.0
     min_f1: Fraction = 0.0
+    min_picture_agreement: Fraction = 0.9
+    """Of questions about pictures: share of answers that are the reference's, token for token."""
     min_tool_accuracy: Fraction = 0.0
     """Share of held-out questions with tools whose calls are right, name and arguments."""
     max_eos_drop: Fraction = 0.05
@@ -789,6 +822,9 @@ class PackageSpec(Frozen):
     feedback_mb: int = Field(default=0, ge=0, le=MAX_FEEDBACK_MB)
     """Megabytes of the board's disk for ratings of answers, corrections, and questions that the
     documents cannot answer; 0: nothing is kept. `demitasse harvest` fetches them."""
+    images: int = Field(default=1, ge=0, le=1)
+    """Of a model that sees: tiles that a picture is read as; 0 leaves the projector file out, and
+    the board refuses pictures."""
     special_tokens: Literal["parse", "escape"] = "parse"
     """Control tokens in a client's text: `parse` takes them as such, as transformers does; `escape`
     as plain text."""

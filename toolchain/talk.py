@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from device.manifest import ManifestError, read_bounded
+from device.manifest.pictures import MAX_BYTES, check, to_url
 from toolchain.board.device import Device
 from toolchain.endpoint.client import Endpoint
 from toolchain.errors import BoardError, ConfigError, TooLongError
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[dict[str, Any]]
 Say = Callable[[str], None]
 MAX_ANSWER_CHARS = 16 << 20
 """More than any context holds."""
@@ -27,6 +30,8 @@ class Asking:
     """Instructions in place of the bundle's, which switch its documents off; empty for none."""
     passages: bool = False
     """Whether the text of the sources is brought along."""
+    image: bytes = b""
+    """A picture that the first question is about; empty for none."""
 
 
 class Answerer(Protocol):
@@ -74,7 +79,7 @@ class Conversation:
         self._reserve = asking.max_tokens or USUAL_ANSWER
         self._system = [{"role": "system", "content": asking.system}] if asking.system else []
         self._forgot = forgot
-        self._messages: list[dict[str, str]] = []
+        self._messages: list[dict[str, Any]] = []
         self._context = 0
         """Tokens that the context holds; 0 until that was said."""
         self._tokens_per_char = 1.0
@@ -86,7 +91,7 @@ class Conversation:
                 "question: empty",
                 hint='put it in quotes: demitasse ask BOARD "how hot is too hot?"',
             )
-        asked = {"role": "user", "content": question}
+        asked = {"role": "user", "content": self._content(question)}
         while self._messages and self._is_full(question):
             self._drop_oldest()
 
@@ -105,6 +110,14 @@ class Conversation:
         self._learn(said, end)
         return end
 
+    def _content(self, question: str) -> Any:
+        """Return the content of a question; the first one may come with a picture."""
+        if self._messages or not self._asking.image:
+            return question
+        picture = {"type": "image_url", "image_url": {"url": to_url(self._asking.image)}}
+        # The picture comes first: another question about it begins with the same tokens.
+        return [picture, {"type": "text", "text": question}]
+
     def _drop_oldest(self) -> None:
         """Forget the oldest question with its answer."""
         del self._messages[:2]
@@ -112,7 +125,7 @@ class Conversation:
             self._forgot()
             self._forgot = None
 
-    def _learn(self, said: list[dict[str, str]], end: dict[str, Any]) -> None:
+    def _learn(self, said: list[dict[str, Any]], end: dict[str, Any]) -> None:
         """Note the context, and how many tokens a character took."""
         self._context = int(end.get("context") or 0)
         tokens = int(end.get("prompt_tokens") or 0)
@@ -183,5 +196,25 @@ class EndpointAnswers:
         }
 
 
-def _chars(messages: list[dict[str, str]]) -> int:
-    return sum(len(message["content"]) for message in messages)
+def read_picture(file: Path) -> bytes:
+    """Return the bytes of a picture that a board can read; raise ConfigError with what is wrong."""
+    content = read_bounded(file, MAX_BYTES)
+    if content is None:
+        raise ConfigError(f"{file}: cannot be read", hint="--image FILE is a JPEG or PNG file")
+    try:
+        check(content)
+    except ManifestError as error:
+        hint = "make it smaller, or save it as JPEG or PNG"
+        raise ConfigError(f"{file.name}: {error}", hint=hint) from error
+    return content
+
+
+def _chars(messages: list[dict[str, Any]]) -> int:
+    """Return the characters of all texts."""
+    contents = (message["content"] for message in messages)
+    return sum(
+        len(content)
+        if isinstance(content, str)
+        else sum(len(part.get("text", "")) for part in content)
+        for content in contents
+    )

@@ -253,12 +253,14 @@ class Needs:
     """The interpreter, the libraries and the server."""
     knowledge_bytes: int = 0
     """The embedder, and what stays in memory of the documents' index."""
+    vision_bytes: int = 0
+    """What reads pictures: its weights, a tile's buffers, and the child that decodes."""
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
         model = self.weights_bytes + self.kv_bytes + self.compute_bytes
-        return model + self.runtime_bytes + self.knowledge_bytes
+        return model + self.runtime_bytes + self.knowledge_bytes + self.vision_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,6 +353,7 @@ def _beside_the_model(needs: Needs, visible_mb: int) -> dict[str, int]:
         "runtime": _mb(needs.runtime_bytes),
         "conversations": _mb(prefix_cache_bytes(visible_mb * MB)),
         **({"documents": _mb(needs.knowledge_bytes)} if needs.knowledge_bytes else {}),
+        **({"pictures": _mb(needs.vision_bytes)} if needs.vision_bytes else {}),
     }
 
 

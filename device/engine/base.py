@@ -189,6 +189,16 @@ class Token:
     """What is said instead of the answer, in the last step of one that the guard refused."""
 
 
+class Picture:
+    """A picture as it stands in a prompt. Whoever holds it keeps it usable."""
+
+    def __init__(self, digest: str, tokens: "tuple[int, ...]") -> None:
+        self.digest = digest
+        """sha256 of the file that it came in."""
+        self.tokens = tokens
+        """Ids in its place: those below 0 are its positions, others stand around it."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a model file is loaded."""
@@ -215,6 +225,8 @@ class Settings:
     """
     adapter: "Path | None" = None
     """Path to a LoRA adapter that is added to the weights while they are used."""
+    projector: "Path | None" = None
+    """Path to the projector file through which the model sees pictures; None for text alone."""
     gpu_layers: int = -1
     """Layers whose weights and cache lie in a graphics card's memory, from the last one on.
 
@@ -324,6 +336,17 @@ class Engine(Protocol):
         `begin` adds what the model expects before a text.
         """
 
+    @property
+    def picture_marker(self) -> str:
+        """Text by which the chat template shows a picture; empty if the engine sees none."""
+
+    def see(self, image: bytes) -> Picture:
+        """Return a picture as it stands in a prompt.
+
+        Another thread may ask while the engine is at work. Raise DeviceError `bad_picture` for a
+        file that cannot be decoded, `cannot_see` if the engine or the model reads text alone.
+        """
+
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; a character may be spread over several."""
 
@@ -429,10 +452,22 @@ class Limits(Protocol):
         """Tokens in the vocabulary."""
 
 
-def check_prompt(tokens: Sequence[int], engine: Limits, *, answered: bool = True) -> None:
+def no_picture(token: int) -> bool:
+    """Return False: an engine that reads text alone knows no id of a picture."""
+    return False
+
+
+def check_prompt(
+    tokens: Sequence[int],
+    engine: Limits,
+    *,
+    answered: bool = True,
+    knows: Callable[[int], bool] = no_picture,
+) -> None:
     """Raise DeviceError for tokens that an engine cannot evaluate.
 
-    A prompt that is `answered` needs room for one more token.
+    A prompt that is `answered` needs room for one more token. `knows` says whether an id stands for
+    a picture.
     """
     if not tokens:
         raise DeviceError("empty_prompt", "the prompt is empty", status=400)
@@ -444,7 +479,7 @@ def check_prompt(tokens: Sequence[int], engine: Limits, *, answered: bool = True
             hint="ask for less at once, or package with a larger context",
             status=400,
         )
-    if wrong := [token for token in tokens if not 0 <= token < engine.n_vocab]:
+    if wrong := [token for token in tokens if not 0 <= token < engine.n_vocab and not knows(token)]:
         raise DeviceError(
             "bad_token", f"token {wrong[0]} is not one of the model's {engine.n_vocab}", status=400
         )

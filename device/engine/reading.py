@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 from device.engine.answering import Clock, Stream, Work, answer
-from device.engine.base import Description, Sampling, Token, check_prompt, never
+from device.engine.base import Description, Picture, Sampling, Token, check_prompt, never
 from device.engine.sequence import ReadSequence, arbitrary
+from device.errors import DeviceError
 
 
 class SequenceEngine(ABC):
@@ -39,6 +40,19 @@ class SequenceEngine(ABC):
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; none for a control token."""
 
+    @property
+    def picture_marker(self) -> str:
+        """Text by which the chat template shows a picture; empty if the engine sees none."""
+        return ""
+
+    def see(self, image: bytes) -> Picture:
+        """Return a picture as it stands in a prompt; raise DeviceError if the engine sees none."""
+        raise cannot_see(self._description)
+
+    def knows(self, token: int) -> bool:
+        """Say whether an id stands for a position of a picture that is kept."""
+        return False
+
     def marked_piece(self, token: int) -> bytes:
         """Return the bytes of a token, a control token's too if the engine can tell them."""
         return self.piece(token)
@@ -52,7 +66,7 @@ class SequenceEngine(ABC):
 
         All tokens after the prefix are evaluated, whatever is in memory.
         """
-        check_prompt(tokens, self, answered=False)
+        check_prompt(tokens, self, answered=False, knows=self.knows)
         self._sequence.begin(tokens[:prefix])
         return self._rows(list(tokens[prefix:]))
 
@@ -128,3 +142,13 @@ class SequenceEngine(ABC):
             piece=self.marked_piece if sampling.calls_tools else self.piece,
         )
         return answer(tokens, sampling, work, cancelled)
+
+
+def cannot_see(loaded: Description) -> DeviceError:
+    """Return the error of a picture for a model that reads text alone."""
+    return DeviceError(
+        "cannot_see",
+        f"`{loaded.model_filename}` on {loaded.engine} reads text, no pictures",
+        hint="a model that sees has a projector file beside it: docs/eyes.md",
+        status=400,
+    )

@@ -120,6 +120,9 @@ class Manifest:
     adapter: Annotated[str, text(1024)] = ""
     """Path to a LoRA adapter that the engine adds to the model file; empty if there is none."""
     # Other bundles may share the model file, with adapters of their own.
+    projector: Annotated[str, text(1024)] = ""
+    """Path to the GGUF file that turns a picture into what the model reads; empty for a model that
+    reads text alone."""
     knowledge: Annotated[str, text(1024)] = ""
     """Path to the passages that questions are answered from; empty if there are none."""
     embedder: Annotated[str, text(1024)] = ""
@@ -148,7 +151,14 @@ class Manifest:
     @property
     def opened(self) -> tuple[str, ...]:
         """Paths of the files that are opened to answer; empty for one that there is not."""
-        return (self.model, self.adapter, self.knowledge, self.embedder, self.guard)
+        return (
+            self.model,
+            self.adapter,
+            self.projector,
+            self.knowledge,
+            self.embedder,
+            self.guard,
+        )
 
     @property
     def model_files(self) -> tuple[str, ...]:

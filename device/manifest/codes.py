@@ -56,6 +56,8 @@ ARTIFACT: Codes = {
 REQUEST: Codes = {
     "bad_request": "the request cannot be read",
     "empty_question": "the question is empty",
+    "bad_picture": "the picture is no JPEG or PNG file within bounds, or cannot be decoded",
+    "cannot_see": "the model reads text alone",
 }
 """The caller asked for something that makes no sense."""
 

@@ -87,5 +87,6 @@ def layer_of(name: str) -> int:
 
 
 def _fixed_bytes(manifest: Manifest) -> int:
-    """Return the memory that is the same for any context: the weights and the documents."""
-    return manifest.needs.get("weights_bytes", 0) + manifest.needs.get("knowledge_bytes", 0)
+    """Return the memory that is the same for any context: weights, documents, and the eyes."""
+    parts = ("weights_bytes", "knowledge_bytes", "vision_bytes")
+    return sum(manifest.needs.get(part, 0) for part in parts)

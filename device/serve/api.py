@@ -22,6 +22,7 @@ from device.engine.base import (
     checked_number,
     whole,
 )
+from device.manifest.pictures import PARTS
 from device.manifest.tool_calls import Markup
 from device.serve import schema
 from device.serve.body import read_object
@@ -119,6 +120,11 @@ class Question:
         """Return how the answer of this number is sampled: each has a seed of its own."""
         seed = self.sampling.seed
         return self.sampling if seed is None else replace(self.sampling, seed=_next(seed, number))
+
+    @property
+    def sees(self) -> bool:
+        """Whether there is a picture in the conversation."""
+        return any(PARTS in message for message in self.messages)
 
     @property
     def chat(self) -> bool:

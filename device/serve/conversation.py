@@ -9,6 +9,9 @@ import json
 from typing import Any
 
 from device.engine.base import FieldError
+from device.errors import DeviceError
+from device.manifest.pictures import MAX_PICTURES, PARTS
+from device.pictures import from_url, pictures_of
 
 Message = dict[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -30,6 +33,8 @@ def read_messages(value: Any) -> tuple[Message, ...]:
     messages = tuple(
         _message(message, f"messages[{number}]") for number, message in enumerate(value)
     )
+    if len(pictures_of(messages)) > MAX_PICTURES:
+        raise FieldError("messages", f"at most {MAX_PICTURES} pictures in a conversation")
     last = messages[-1]
     if not last["content"].strip() and last["role"] != "tool":
         raise FieldError("messages", "the question is empty", code="empty_question")
@@ -59,8 +64,37 @@ def _message(value: Any, where: str) -> Message:
         content = "" if given is None else _content(given, f"{where}.content")
         return {"role": role, "content": content, **_named(value, where)}
 
+    if role == "user" and isinstance(given, list):
+        return {"role": role, **_seen(given, f"{where}.content")}
     content = _content(given, f"{where}.content")
     return {"role": "system" if role == "developer" else role, "content": content}
+
+
+def _seen(given: list[Any], where: str) -> Message:
+    """Return the content of a question in parts: its text, and the parts if one is a picture."""
+    parts = [
+        _picture(part, where)
+        if isinstance(part, dict) and part.get("type") == "image_url"
+        else _part(part, where, ())
+        for part in given
+    ]
+    text = "".join(part for part in parts if isinstance(part, str))
+    has_picture = any(isinstance(part, bytes) for part in parts)
+    return {"content": text, PARTS: parts} if has_picture else {"content": text}
+
+
+def _picture(part: Message, where: str) -> bytes:
+    """Return the picture of OpenAI's `image_url` part, a `data:` URL; raise FieldError."""
+    given = part.get("image_url")
+    fields = given if isinstance(given, dict) else {"url": given}
+    unknown = set(part) - {"type", "image_url"} | set(fields) - {"url", "detail"}
+    if unknown:
+        problem = f"`{min(unknown)[:80]}` is not a field of a picture"
+        raise FieldError(where, problem, code="unknown_field")
+    try:
+        return from_url(fields.get("url"))
+    except DeviceError as error:
+        raise FieldError(where, error.message, code=error.code) from error
 
 
 def _named(value: Message, where: str) -> Message:

@@ -115,6 +115,8 @@ class Feedback:
             return None
         if question.answers > 1 or question.tools:
             return None  # one id stands for one answer in words
+        if question.sees:
+            return None  # a row without its picture teaches nothing
         return Hearing(self, name, question, known)
 
     def remember(self, heard: Hearing) -> None:

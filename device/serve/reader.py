@@ -8,6 +8,7 @@ from typing import Union
 
 from device.engine.base import Sampling
 from device.engine.escape import Escape
+from device.errors import DeviceError
 from device.knowledge.consult import Consulted
 from device.knowledge.library import Library
 from device.model import Model, Prompt
@@ -108,8 +109,8 @@ class Reader:
         """Return what the documents say to a conversation; None if it is not about them."""
         if self._library is None or not isinstance(question, Question) or not question.chat:
             return None
-        if question.tools:
-            return None  # like a client's own instructions
+        if question.tools or question.sees:
+            return None  # like a client's own instructions; a picture is in no document
         # A passage as it stands follows no grammar and has no probabilities.
         sampling = question.sampling
         worded = bool(sampling.grammar) or sampling.top_logprobs is not None
@@ -150,4 +151,9 @@ def _prompts(model: Model, question: Union[Question, Texts]) -> list[Prompt]:
 
 
 def _tokens(model: Model, text: "str | tuple[int, ...]") -> list[int]:
-    return model.engine.tokenize(text, begin=True) if isinstance(text, str) else list(text)
+    if isinstance(text, str):
+        return model.engine.tokenize(text, begin=True)
+    if wrong := [token for token in text if token < 0]:
+        # An id below 0 would stand for a picture that somebody else has shown.
+        raise DeviceError("bad_token", f"token {wrong[0]} is not one of the model's", status=400)
+    return list(text)

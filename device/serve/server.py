@@ -193,6 +193,8 @@ async def _health(request: Request) -> Response:
         how["documents"] = {"passages": service.worker.passages, "answer": manifest.answer}
     if service.feedback:
         how["feedback"] = True
+    if service.manifest.projector:
+        how["pictures"] = True
     if service.worker.screen:
         how["guard"] = {"refuse": manifest.refuse}
 

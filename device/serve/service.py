@@ -26,6 +26,8 @@ from device.serve.streams import tokens
 from device.serve.worker import Worker
 
 MAX_BODY_BYTES = 1 << 20
+MAX_SEEN_BODY_BYTES = 4 << 20
+"""Maximum bytes of a request where the model sees: a picture of 2 MiB in base64, and text."""
 MAX_BODIES_BYTES = 16 << 20
 """Maximum bytes of all requests that are being read at the same time."""
 BODY_TIMEOUT_S = 30.0
@@ -128,10 +130,9 @@ async def _read(request: Request, body: bytearray, service: Service) -> None:
     async for chunk in request.stream():
         body += chunk
         service.bodies_bytes += len(chunk)
-        if len(body) > MAX_BODY_BYTES:
-            raise DeviceError(
-                "too_large", f"the body is larger than {MAX_BODY_BYTES >> 20} MiB", status=413
-            )
+        most = MAX_SEEN_BODY_BYTES if service.manifest.projector else MAX_BODY_BYTES
+        if len(body) > most:
+            raise DeviceError("too_large", f"the body is larger than {most >> 20} MiB", status=413)
         if service.bodies_bytes > MAX_BODIES_BYTES:
             raise DeviceError("busy", "too many requests are being sent", status=503)
 

@@ -121,6 +121,11 @@ MODELS = [
         "give the language model alone",
     ),
     (
+        lambda desk: config(desk, model_type="blip-2", architectures=["Blip2"]),
+        "config.json: `blip-2`: BLIP-2 has a Q-Former and a language model of 2.7 B weights",
+        "a small model of the SmolVLM family does the same",
+    ),
+    (
         lambda desk: config(desk, rope_parameters=None, rope_theta="1e6"),
         "config.json: `rope_theta` is `1e6`, not a positive number",
         "",

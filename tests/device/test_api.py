@@ -129,8 +129,20 @@ def chat(**fields: Any) -> Any:
             "`messages[0].id`: is not a field of a message",
         ),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "`messages[0].content`: this model reads text parts only",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "`messages[0].content`: `url` must be a text",
+        ),
+        (
+            {"messages": [{"role": "system", "content": [{"type": "image_url"}]}]},
+            "`messages[0].content`: this model reads text parts only",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "id": 1}]}]},
+            "`messages[0].content`: `id` is not a field of a picture",
         ),
         (
             {"messages": [{"role": "user", "content": "\ud800"}]},

@@ -2,6 +2,8 @@
 keyboard.
 """
 
+import base64
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,8 +13,10 @@ from typing import Any
 import pytest
 
 from device.feedback import Ring
+from device.manifest.pictures import Size, check
 from device.serve.page import headers, page
 from tests.fakes.engine import FakeEngine
+from tests.fakes.eyes import picture
 from tests.fakes.knowing import HOT, NIGHT, PASSAGES, UNKNOWN, knowing_bundle, serving
 from tests.fakes.service import call, service, wait_until_loaded
 from toolchain.knowledge.passages import Passage
@@ -340,6 +344,92 @@ ANSWERED = (
     'data: {"choices": [{"delta": {"content": "ok", "annotations": [{"type": "url_citation", '
     '"url_citation": {"title": "t", "url": "URL"}}]}}], "timings": {}}\n\ndata: [DONE]\n\n'
 )
+
+
+class TestPictures:
+    """The page of a service whose model sees; what it would send is caught."""
+
+    pytestmark = in_browser
+
+    def test_a_picture_is_scaled_and_goes_before_the_question(
+        self, seeing: Any, sent: list[dict[str, Any]]
+    ) -> None:
+        seeing.locator("#file").set_input_files(
+            {"name": "led.png", "mimeType": "image/png", "buffer": picture(1, side=2000)}
+        )
+        seeing.locator("#picked img").wait_for()
+        seeing.get_by_label("Your question").fill("is it on?")
+        seeing.keyboard.press("Enter")
+        seeing.locator("article.assistant small").filter(has_text="answered in").wait_for()
+        first, second = sent[0]["messages"][0]["content"]
+        assert second == {"type": "text", "text": "is it on?"}
+        scaled = base64.b64decode(first["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
+        assert check(scaled) == Size(1024, 1024)
+        assert seeing.locator("article.user img").count() == 1
+        assert not seeing.locator("#picked").is_visible()
+
+    def test_the_next_question_brings_the_picture_along_and_a_reload_shows_it(
+        self, seeing: Any, sent: list[dict[str, Any]]
+    ) -> None:
+        seeing.locator("#file").set_input_files(
+            {"name": "led.png", "mimeType": "image/png", "buffer": picture(1)}
+        )
+        seeing.locator("#picked img").wait_for()
+        for number, question in enumerate(("is it on?", "and now?")):
+            seeing.get_by_label("Your question").fill(question)
+            seeing.keyboard.press("Enter")
+            figures = seeing.locator("article.assistant small").nth(number)
+            figures.filter(has_text="answered in").wait_for()
+        kinds = [type(each["content"]) for each in sent[1]["messages"]]
+        assert kinds == [list, str, str]
+        seeing.reload()
+        assert seeing.locator("article.user img").count() == 1
+
+    def test_a_dropped_file_that_is_no_picture_is_said_to_be_none(self, seeing: Any) -> None:
+        drop = """() => {
+          const data = new DataTransfer();
+          data.items.add(new File(["no picture"], "notes.txt", { type: "text/plain" }));
+          document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true })); }"""
+        seeing.evaluate(drop)
+        wrong = seeing.locator("article.wrong")
+        wrong.wait_for()
+        assert "This file is no picture." in wrong.inner_text()
+        assert not seeing.locator("#picked").is_visible()
+
+    def test_a_picture_can_be_taken_away_again(self, seeing: Any) -> None:
+        seeing.locator("#file").set_input_files(
+            {"name": "led.png", "mimeType": "image/png", "buffer": picture(1)}
+        )
+        seeing.get_by_role("button", name="Take it away").click()
+        assert not seeing.locator("#picked").is_visible()
+
+    def test_a_model_that_reads_text_alone_shows_no_button(self, tab: Any) -> None:
+        tab.locator("#figures").filter(has_text="version").wait_for()
+        assert not tab.get_by_role("button", name="Picture").is_visible()
+
+
+@pytest.fixture
+def sent() -> list[dict[str, Any]]:
+    """Requests that the page sent."""
+    return []
+
+
+@pytest.fixture
+def seeing(tab: Any, sent: list[dict[str, Any]]) -> Any:
+    """A tab with the page of a service whose model sees."""
+
+    def answer(route: Any) -> None:
+        sent.append(json.loads(route.request.post_data))
+        chunk = {"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}], "timings": {}}
+        body = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+        route.fulfill(body=body, content_type="text/event-stream")
+
+    health = {"status": "ok", "model": "eyes", "version": "1.0", "pictures": True}
+    tab.route("**/health", lambda route: route.fulfill(json=health))
+    tab.route("**/v1/chat/completions", answer)
+    tab.reload()
+    tab.get_by_role("button", name="Picture").wait_for()
+    return tab
 
 
 def answering(body: str) -> Any:

@@ -5,8 +5,9 @@ it.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from device.engine.base import Description, Sampling, Timing, Token, check_prompt, never
+from device.engine.base import Description, Picture, Sampling, Timing, Token, check_prompt, never
 from device.engine.chat import ChatTemplate
+from device.errors import DeviceError
 from device.manifest.opening import Messages, opening_of
 from device.model import Model
 from tests.fakes.tiny_gguf import CHATML
@@ -44,6 +45,13 @@ class FakeEngine:
 
     def tokenize(self, text: str, *, begin: bool = False) -> list[int]:
         return list(text.encode())
+
+    @property
+    def picture_marker(self) -> str:
+        return ""
+
+    def see(self, image: bytes) -> Picture:
+        raise DeviceError("cannot_see", "the fake engine sees no pictures", status=400)
 
     def piece(self, token: int) -> bytes:
         return bytes([token])

@@ -37,6 +37,16 @@ int ggml_has_dotprod(void) { return 1; }
 int ggml_has_dotprod(void) { return 0; }
 #endif
 """
+_EYES = """
+extern "C" int llama_size();
+extern "C" int mtmd_size() { return llama_size() + 1; }
+"""
+_SPEECH = """
+struct llama_model;
+unsigned llama_model_get_tok_embd(const llama_model *, float *);
+extern "C" unsigned mtmd_speak() { return llama_model_get_tok_embd(nullptr, nullptr); }
+"""
+_EYES_PARTS = ("mtmd-audio", "mtmd-image", "mtmd-helper", "clip", "models/one")
 _PARTS = ("ggml-base", "ggml", "llama", "llama-common", "llama-common-base", "cpp-httplib")
 
 
@@ -55,6 +65,12 @@ def files() -> dict[str, str]:
         "tools/llama-bench/main.cpp": "int bench(); int main() { return bench(); }",
         "tools/llama-bench/llama-bench.cpp": "int bench() { return 0; }",
         "models/vocabulary.gguf": "not needed",
+        "tools/mtmd/mtmd.cpp": _EYES,
+        "tools/mtmd/mtmd-helper-gen.cpp": _SPEECH,
+        **{f"tools/mtmd/{part}.cpp": "" for part in _EYES_PARTS},
+        "tools/mtmd/mtmd-cli.cpp": "a program that nobody builds",
+        "vendor/hash/hash.cpp": "",
+        "vendor/hash/sha256/sha256.c": "",
         **{f"src/{part}.cpp": _part(part) for part in _PARTS},
     }
     project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'

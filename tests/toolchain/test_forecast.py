@@ -2,17 +2,26 @@
 
 import math
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from device.manifest.gguf import TYPES, Array, Header, Tensor, read_header
+from device.manifest.pictures import MAX_PIXELS
 from tests.fakes.models import tiny_llama
 from tests.fakes.tiny_gguf import tiny_bundle, tiny_gguf
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.fitting import memory_here_mb, weigh
-from toolchain.forecast import BATCH, RUNTIME_BYTES, forecast, needs_of
-from toolchain.target import find, fit
+from toolchain.forecast import (
+    BATCH,
+    EYES_LIBRARY_BYTES,
+    RUNTIME_BYTES,
+    forecast,
+    needs_of,
+    vision_bytes,
+)
+from toolchain.target import Needs, find, fit
 
 WIDTH, INNER, LAYERS, HEADS, KEY_HEADS, VOCABULARY = 896, 4864, 24, 14, 2, 151936
 """Qwen2.5-0.5B."""
@@ -198,3 +207,28 @@ def test_this_computers_memory_is_taken_only_for_a_target_that_has_none(
     board = find(target_id)
     here = memory_here_mb(board)
     assert (here is None) == (known or board.machine != platform.machine())
+
+
+def test_eyes_take_their_weights_a_tile_and_the_process_that_decodes(tmp_path: Path) -> None:
+    """SigLIP-B/16 of SmolVLM-256M: 93 M weights, 1,024 patches of 768."""
+    said = {
+        "image_size": 512,
+        "patch_size": 16,
+        "embedding_length": 768,
+        "feed_forward_length": 3072,
+    }
+    weights = tensor("v.blk.0.ffn_up.weight", (3072, 768), "F16")
+    seeing = Header({f"clip.vision.{key}": value for key, value in said.items()}, (weights,), 0)
+    tile = 1024 * (4 * 768 + 3 * 3072) * 4
+    assert vision_bytes(seeing) == weights.size + EYES_LIBRARY_BYTES + tile
+    # Of a small tower it is the picture that takes most.
+    assert vision_bytes(Header({}, (), 0)) == EYES_LIBRARY_BYTES + 2 * 3 * MAX_PIXELS
+
+
+def test_a_board_is_judged_with_the_eyes_of_a_bundle() -> None:
+    blind = Needs(context=512, weights_bytes=1, kv_bytes=1, compute_bytes=1, runtime_bytes=1)
+    seeing = replace(blind, vision_bytes=300 << 20)
+    assert seeing.total_bytes - blind.total_bytes == 300 << 20
+    assert fit(seeing, 1024).parts_mb["pictures"] == 300
+    assert "pictures" not in fit(blind, 1024).parts_mb
+    assert not fit(seeing, 512).ok

@@ -38,6 +38,10 @@ class Format(Protocol):
         """Whether `quantize.scheme` gives each tensor a type of its own."""
 
     @property
+    def has_eyes(self) -> bool:
+        """Whether a model that sees keeps its eyes."""
+
+    @property
     def has_knowledge(self) -> bool:
         """Whether its engine also finds documents."""
 

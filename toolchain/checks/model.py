@@ -14,7 +14,7 @@ from typing import Any
 
 from toolchain.checks import Ahead, Findings
 from toolchain.endpoint.address import is_endpoint
-from toolchain.errors import ArtifactError, ConfigError, ToolchainError
+from toolchain.errors import ArtifactError, ConfigError, ToolchainError, ToolError
 from toolchain.models import gguf_parts, hub, origin
 from toolchain.models.adapter_config import CONFIG as ADAPTER_CONFIG
 from toolchain.models.adapter_config import check_base_name
@@ -24,9 +24,11 @@ from toolchain.models.lora import open_lora, read_lora
 from toolchain.models.names import TEMPLATE
 from toolchain.models.template import check_folder
 from toolchain.models.tokenizer import chat_template
+from toolchain.models.vision import SIGHTED, refuse_sight, sight_of
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.recipe import ScratchSpec
 from toolchain.texts import json_in
+from toolchain.tools import llama
 
 CONFIGURATIONS = (
     "config.json",
@@ -35,6 +37,8 @@ CONFIGURATIONS = (
     "special_tokens_map.json",
 )
 """Small JSON files of a model folder that later stages read."""
+_BLIND_STAGES = ("tune", "distill", "align", "trim")
+"""Stages that know text alone."""
 _OTHER_SOURCES = (".gguf",)
 """Suffixes of a `base` that is no folder; such a file is unpacked and judged when it is read."""
 
@@ -106,6 +110,9 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
         if spec.scratch
         else _named(ahead, "base", spec.base, findings, knows=is_quantized, adapter=adapter)
     )
+    if base:
+        with findings.gathering():
+            _check_sight(ahead, base)
     if adapter and base and base.folder:
         with findings.gathering():
             _check_adapter(ahead, adapter, base)
@@ -409,6 +416,23 @@ def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
         return folder
 
     return None
+
+
+def _check_sight(ahead: Ahead, base: Base) -> None:
+    """Raise an error for stages or formats that leave the eyes of a model that sees out."""
+    scratch = ahead.recipe.model.scratch
+    if scratch and scratch.eyes:
+        base = replace(base, config={"architectures": [next(iter(SIGHTED))]})
+    changing = next((name for name in _BLIND_STAGES if ahead.walks(name)), None)
+    if changing:
+        refuse_sight(base.config, f"{ahead.file}: stages: `{changing}`")
+    if ahead.walks("quantize") and not all(row.has_eyes for row in ahead.formats):
+        refuse_sight(base.config, f"{ahead.file}: quantize: formats")
+    if ahead.walks("evaluate") and sight_of(base.config) and not llama.sees():
+        raise ToolError(
+            "the installed llama-cpp-python reads no pictures: nothing can be measured with them",
+            hint="make builds it with libmtmd; so does scripts/engine-wheel.sh",
+        )
 
 
 def _check_adapter(ahead: Ahead, adapter: Path, base: Base) -> None:

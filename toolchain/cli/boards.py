@@ -44,14 +44,25 @@ def ask(
             help="Instructions in place of the bundle's; they switch its documents off.",
         ),
     ] = "",
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            "--image",
+            metavar="FILE",
+            help="A JPEG or PNG file that the question is about, for a model that sees.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask the model on a board, or of an endpoint, one question; print its answer as it comes."""
-    from toolchain.talk import Asking
+    from toolchain.talk import Asking, read_picture
     from toolchain.talk import ask as ask_board
 
     text = console.read_input() if question == "-" else question
-    asking = Asking(max_tokens=max_tokens, system=system, passages=sources or as_json)
+    picture = read_picture(image) if image else b""
+    asking = Asking(
+        max_tokens=max_tokens, system=system, passages=sources or as_json, image=picture
+    )
     with answerer_at(board, model, sources=sources) as answerer:
         if as_json:
             console.show_json(ask_board(answerer, text, asking))

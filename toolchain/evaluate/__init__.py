@@ -45,6 +45,7 @@ from toolchain.evaluate.own import PROMPTS, own_answers
 from toolchain.evaluate.probing import behind, probe_failures
 from toolchain.evaluate.reference import Reference
 from toolchain.evaluate.room import with_room
+from toolchain.evaluate.seeing import is_small, seen_alike, seen_golden
 from toolchain.evaluate.tool_calls import tool_accuracy
 from toolchain.evaluate.wording import Documents, Limits, wording
 from toolchain.figures import (
@@ -203,8 +204,10 @@ def _measure(
         measured, each = exam.likeness(reference)
         asked = exam.asked()
         own = own_answers(child, opening, report) if texts.private else None
+        seen = seen_golden(child, out) if model_sees(candidate) else None
         audit = measure_audit(child, texts.audit, report) if texts.audit else None
         measured |= asked.scores | reference_ends(reference, asked.answers, spec.max_tokens)
+        measured |= seen_alike(reference, asked.answers, report)
         guard = read_guard(candidate.guard.path / GUARD) if candidate.guard else None
         probes = exam.probed(guard) if spec.probes else None
         leak = exam.leaked(reference, texts.leak) if texts.leak else None
@@ -233,7 +236,7 @@ def _measure(
     write_jsonl(out / "divergence.jsonl", each)
     answers = without_secrets(asked.answers, texts.leak) if texts.leak else asked.answers
     own = without_secrets(own, texts.leak) if own and texts.leak else own
-    _write_goldens(out, answers if own is None else own, opening, spec.goldens)
+    _write_goldens(out, answers if own is None else own, opening, spec.goldens, seen)
     _write(out, figures, answers)
     return figures
 
@@ -252,6 +255,7 @@ def _started(candidate: Candidate, dataset: Dataset) -> AbstractContextManager[S
         model.file,
         context=_context(model, dataset.opening()),
         adapter=model.adapter,
+        projector=model.projector,
         opening=dataset.opening_file,
         escape=candidate.escape,
     )
@@ -345,10 +349,28 @@ class _Exam:
         return measure_leak(self.child, reference, test, both, tokenizer, self.report)
 
 
-def _write_goldens(out: Path, shown: Sequence[Answered], opening: Opening, most: int) -> None:
-    """Write the first answers as goldens: they travel word for word, and boards show them."""
-    goldens = [golden(answer, opening) for answer in shown if answer.text.strip()]
-    write_jsonl(out / "goldens.jsonl", goldens[:most])
+def model_sees(candidate: Candidate) -> bool:
+    """Say whether a model file has a projector beside it."""
+    return candidate.model.projector is not None
+
+
+def _write_goldens(
+    out: Path,
+    shown: Sequence[Answered],
+    opening: Opening,
+    most: int,
+    seen: Mapping[str, Any] | None,
+) -> None:
+    """Write the first answers as goldens: they travel word for word, and boards show them.
+
+    `seen` is the golden with a picture, of a model that sees.
+    """
+    goldens = [
+        golden(answer, opening)
+        for answer in shown
+        if answer.text.strip() and is_small(answer.messages)
+    ]
+    write_jsonl(out / "goldens.jsonl", [*goldens[:most], *([seen] if seen else [])])
 
 
 def _write(out: Path, figures: VerdictFigures, answers: Sequence[Answered]) -> None:

@@ -66,6 +66,12 @@ def _wrong(measured: Measured, gate: GateSpec) -> Iterator[str]:
         limit = _share(gate.min_exact_match)
         yield f"{right} are word for word the expected ones, the gate asks {limit}"
 
+    seen = measured.picture_agreement
+    if seen is not None and not seen >= gate.min_picture_agreement:
+        same = _count(seen, measured.pictures, "answers")
+        limit = _share(gate.min_picture_agreement)
+        yield f"{same} about pictures are the reference's, the gate asks {limit}"
+
     accuracy, limit = measured.tool_accuracy, _share(gate.min_tool_accuracy)
     if accuracy is not None and not accuracy >= gate.min_tool_accuracy:
         right = _count(accuracy, measured.tool_questions, "answers")

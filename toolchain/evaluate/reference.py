@@ -5,6 +5,8 @@ of a tokenizer, our view of a config. A check that shares code with what it chec
 fault that they share.
 """
 
+import base64
+import io
 import json
 import os
 import warnings
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from device.manifest.pictures import PICTURE
 from toolchain.chat import shown_to
 from toolchain.errors import ArtifactError, FitError
 from toolchain.models.original import Original
@@ -46,6 +49,10 @@ class Reference:
     trimmed."""
     old_ids: tuple[int, ...] = ()
     """Own id of each id of the model file; empty where both are the same."""
+    sees: bool = False
+    """Whether it is a model of pictures and text: its template takes contents in parts."""
+    folder: Path = Path()
+    """Where its processor's settings are."""
 
     @classmethod
     def load(cls, original: Original, report: Reporter) -> "Reference":
@@ -57,12 +64,16 @@ class Reference:
         own = _tokenizer(original)
         tokenizer = _auto_tokenizer(original.trimmed) if original.trimmed else own
         old_ids = _old_ids(own, tokenizer) if original.trimmed else ()
-        return cls(tokenizer, _model(original), own, old_ids)
+        kind = _kind_of_model(original.base)
+        sees = kind.__name__ == "AutoModelForImageTextToText"
+        return cls(tokenizer, _model(original, kind), own, old_ids, sees, original.base)
 
     def prompt(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Return the prompt of a conversation in the model's own ids."""
         # A template that shows no tools has no rendering of its own to compare with: ours is asked.
         shown, given = shown_to(self.own, messages, tools)
+        if self.sees:
+            shown = [_in_parts(each) for each in shown]
         ids = self.own.apply_chat_template(
             [dict(message) for message in shown],
             tools=list(given) or None,
@@ -83,6 +94,34 @@ class Reference:
             return list(ids) == expected
         own = [self.old_ids[number] for number in ids if number < len(self.old_ids)]
         return len(own) == len(ids) and bool(self.own.decode(own) == self.own.decode(expected))
+
+    def answers_about(self, messages: Messages, max_tokens: int) -> list[int]:
+        """Return the own greedy answer to a question about a picture, without its end.
+
+        The picture is scaled by transformers' own processor, and takes as many places as the
+        model's configuration says.
+        """
+        import torch
+
+        config = self.model.config
+        vision = config.vision_config
+        places = (vision.image_size // vision.patch_size // config.scale_factor) ** 2
+        shown = [_in_parts(message) for message in messages]
+        text = self.own.apply_chat_template(shown, add_generation_prompt=True, tokenize=False)
+        around = "<fake_token_around_image>"
+        place = f"{around}<global-img>{'<image>' * places}{around}"
+        ids = self.own(text.replace("<image>", place), add_special_tokens=False).input_ids
+        url = next(message[PICTURE] for message in messages if PICTURE in message)
+        with torch.inference_mode():
+            made = self.model.generate(
+                input_ids=torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                pixel_values=_pixels(url, self.folder),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                eos_token_id=self.end_ids or None,
+            )
+        return [token for token in made[0, len(ids) :].tolist() if token not in self.end_ids]
 
     def log_probabilities(self, ids: Sequence[int]) -> "np.ndarray":
         """Return float64 [len(ids), vocabulary of the model file].
@@ -182,15 +221,45 @@ def available_bytes() -> int:
         return 0
 
 
-def _model(original: Original) -> Any:
+def _pixels(url: str, folder: Path) -> Any:
+    """Return a picture scaled to one tile by transformers' own processor, (1, 1, 3, side, side)."""
+    from PIL import Image
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    processor = SmolVLMImageProcessorPil.from_pretrained(folder, do_image_splitting=False)
+    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+    return processor(images=[image], return_tensors="pt")["pixel_values"]
+
+
+def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message as templates of models that see take it: its picture, then its text."""
+    picture = [{"type": "image"}] if PICTURE in message else []
+    text = {"type": "text", "text": message["content"]}
+    rest = {name: value for name, value in message.items() if name != PICTURE}
+    return {**rest, "content": [*picture, text]}
+
+
+def _kind_of_model(base: Path) -> Any:
+    """Return transformers' own class for a folder: of text, or of pictures and text."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(base, **_LOCAL)
+    except Exception as error:  # a value of another kind fails somewhere in its own code
+        raise _not_loaded(base, error) from error
+    is_text = type(config) in AutoModelForCausalLM._model_mapping
+    sees = type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if sees and not is_text else AutoModelForCausalLM
+
+
+def _model(original: Original, kind: Any) -> Any:
     """Return the base with its adapters, the last one not merged."""
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             original.base,
             dtype=torch.float32,
             use_safetensors=True,

@@ -68,6 +68,10 @@ def ingest(
     sources = files | documents | tools
     states = _states(sources)
     inputs = {name: digest(path) for name, path in sources.items()}
+    if spec.images:
+        if not (folder / spec.images).is_dir():
+            raise ArtifactError(f"data: images: there is no folder `{spec.images}`")
+        inputs["images"] = digest(folder / spec.images)
     if spec.redact.mode == "replace" and made_key(folder)[1]:
         report.note(f"{folder / KEY_FILE}: the key of the surrogates: keep it, and keep it secret")
     ways = ways or Ways(work=out.parent, report=report)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from toolchain.artifacts import digest, value_digest
+from toolchain.artifacts import digest, files_in, value_digest
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.extras import PACKAGE, version_of
 from toolchain.ingest.calling import read_tools_file
@@ -60,7 +60,8 @@ def _state(spec: DataSpec, folder: Path) -> tuple[object, ...]:
     try:
         names = (*expanded(spec.files, folder), *spec.documents, *tools_files(spec), KEY_FILE)
         states = [
-            (name, (folder / name).stat() if (folder / name).exists() else None) for name in names
+            (name, (folder / name).stat() if (folder / name).exists() else None)
+            for name in (*names, *pictures_in(spec, folder))
         ]
     except (OSError, ToolchainError):
         return ("unknown", os.urandom(8))  # looked at anew each time
@@ -193,8 +194,16 @@ def _key(asked: _Look, names: tuple[str, ...], key: bytes, room: Room) -> str:
             # Only surrogates in the text follow from it. Where there are none it is one of this run
             # alone, and a killed run could not go on.
             hmac.digest(key, b"shards", "sha256").hex() if spec.redact.mode == "replace" else "",
+            digest(asked.folder / spec.images) if pictures_in(spec, asked.folder) else "",
         )
     )
+
+
+def pictures_in(spec: DataSpec, folder: Path) -> tuple[str, ...]:
+    """Return the files in the folder of pictures, relative to the recipe."""
+    if not spec.images or not (folder / spec.images).is_dir():
+        return ()
+    return tuple(str(file.relative_to(folder)) for file in files_in(folder / spec.images))
 
 
 def _plain_cut(shard: Shard) -> tuple[int, int, int] | None:

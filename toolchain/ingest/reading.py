@@ -15,6 +15,7 @@ from toolchain.ingest.entries import Document, Entry, Place, Tools
 from toolchain.ingest.files import read_rows
 from toolchain.ingest.files.source import Cut
 from toolchain.ingest.forms import Form, read_row
+from toolchain.ingest.images import with_pictures
 from toolchain.ingest.rules import TextRules
 
 SHOWN = 20
@@ -108,6 +109,8 @@ class Reader:
     """Our keys → the files' own."""
     tools: Tools
     """Tools of every conversation that names none."""
+    images: Path | None = None
+    """Folder of the pictures that rows name."""
 
     def rows(self, name: str, path: Path, cut: Cut | None) -> None:
         """Read one file, or a part of it."""
@@ -125,6 +128,7 @@ class Reader:
     def _row(self, place: Place, value: Any, file: FileRead) -> None:
         try:
             form, entry = read_row(place, self._with_tools(value), self.names)
+            entry = with_pictures(entry, self.images) if isinstance(entry, Entry) else entry
         except ArtifactError as error:
             self.read.fail(error)
             return

@@ -7,6 +7,7 @@ import hashlib
 import unicodedata
 from collections.abc import Sequence
 
+from device.manifest.pictures import PICTURE
 from toolchain.ingest.entries import Messages
 from toolchain.recipe import DataSpec
 from toolchain.tool_use import said
@@ -17,13 +18,19 @@ DROPPED, LEFT_OUT, LEARNED, HELD_OUT = range(4)
 
 def question_key(messages: Messages) -> str:
     """Return what repeated questions share: all but the answer, without case, spaces, end marks."""
-    asked = "\0".join(said(message) for message in messages[:-1] if message["role"] != "system")
-    return plain_key(asked)
+    return plain_key("\0".join(_asked(messages)))
 
 
 def question_of(messages: Messages) -> str:
     """Return all that was said before the answer, without the system prompt."""
-    return "\n".join(said(each) for each in messages[:-1] if each["role"] != "system")
+    return "\n".join(_asked(messages))
+
+
+def _asked(messages: Messages) -> list[str]:
+    """Return what was said before the answer; a picture is told by its digest."""
+    asked = [message for message in messages[:-1] if message["role"] != "system"]
+    seen = [hashlib.sha256(each[PICTURE].encode()).hexdigest() for each in asked if PICTURE in each]
+    return [*seen, *map(said, asked)]
 
 
 def plain_key(text: str) -> str:

@@ -47,6 +47,8 @@ class Format:
     """Whether the tokenizer is part of the file."""
     has_tensor_types: bool = False
     """Whether `quantize.scheme` gives each tensor a type of its own, as llama.cpp's schemes do."""
+    has_eyes: bool = False
+    """Whether a model that sees keeps its eyes: a projector file beside the model file."""
     has_unmerged_adapter: bool = False
     """Whether an adapter may run in a file of its own beside the model file."""
     quantize: Callable[[Flow, QuantizeSpec, Path], ModelFile]
@@ -346,6 +348,7 @@ FORMATS: dict[str, Format] = {
         engine="llama.cpp",
         has_tokenizer=True,
         has_tensor_types=True,
+        has_eyes=True,
         has_unmerged_adapter=True,
         quantize=_quantize_gguf,
         plan=_plan_gguf,

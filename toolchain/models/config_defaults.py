@@ -11,6 +11,7 @@ from typing import Any
 
 from toolchain.errors import ArtifactError
 from toolchain.models.names import CONFIG
+from toolchain.models.vision import language_config
 from toolchain.models.weights import read_json
 
 _COMMON: dict[str, Any] = {
@@ -117,8 +118,11 @@ LOCAL_THETAS = {"Gemma3ForCausalLM": 10000.0}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json of a model folder, completed with the defaults of its architecture."""
-    config = read_json(folder / CONFIG)
+    """Return config.json of a model folder, completed with the defaults of its architecture.
+
+    Of a model that sees, it is that of its language model.
+    """
+    config = language_config(read_json(folder / CONFIG))
     named = config.get("architectures") or ["none"]
     if not isinstance(named, list):
         raise ArtifactError(f"config.json: `architectures` is `{named}`, not a list of names")

@@ -6,6 +6,8 @@ from device.manifest import TOKENIZER as TOKENIZER
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+"""Files with the settings of pictures; transformers writes one or both."""
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from device.manifest.moment import RENDERED_AT
+from device.manifest.pictures import PARTS, PICTURE
 from toolchain.errors import ArtifactError
 from toolchain.models.names import TEMPLATE, TOKENIZER_CONFIG
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 MEMORY_BYTES = 256 << 20
 SECONDS = 1
@@ -105,7 +107,7 @@ def check_template(template: str) -> None:
 
     Raises ArtifactError if that fails, or if the question is not in what comes out.
     """
-    text = _render(template, _PROBE, others=_OTHERS)
+    text = _shown(template, _PROBE, others=_OTHERS)
     if not text:
         raise ArtifactError("chat template: renders to nothing")
     if _PROBE[-1]["content"] not in text:
@@ -121,7 +123,7 @@ def behind_an_answer(template: str, special_tokens: Mapping[str, str]) -> str:
     `special_tokens` are those that a template may name (`bos_token`, `eos_token`).
     """
     conversation = [_PROBE[0], {"role": "assistant", "content": MARK}]
-    text = _render(template, conversation, tokens=special_tokens, prompt=False)
+    text = _shown(template, conversation, tokens=special_tokens, prompt=False)
     return text.partition(MARK)[2]
 
 
@@ -132,6 +134,38 @@ def first_token(text: str, tokens: Iterable[str]) -> str:
     """
     found = [(text.index(token), -len(token), token) for token in tokens if token in text]
     return min(found)[2] if found else ""
+
+
+def in_parts(messages: Messages) -> list[dict[str, Any]]:
+    """Return messages as templates of models that see take them: each content a list of parts.
+
+    Pictures stand where the parts of a message have them.
+    """
+    return [
+        {
+            **{name: value for name, value in message.items() if name not in (PARTS, PICTURE)},
+            "content": [
+                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+                for part in message.get(PARTS)
+                or [*([b""] if PICTURE in message else []), message["content"]]
+            ],
+        }
+        for message in messages
+    ]
+
+
+def _shown(
+    template: str, probe: Messages, *, others: Sequence[Messages] = (), **options: Any
+) -> str:
+    """Return a probe as a template renders it, which may ask for contents in parts."""
+    text = _render(template, probe, others=others, **options)
+    if probe[-1]["content"] in text:
+        return text
+    try:
+        seen = _render(template, in_parts(probe), others=list(map(in_parts, others)), **options)
+    except ArtifactError:
+        return text
+    return seen if probe[-1]["content"] in seen else text
 
 
 def _render(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
 from toolchain.models.names import CONFIG, TOKENIZER
+from toolchain.models.vision import SEEING, language_name, sight_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,11 +118,27 @@ def check_model_folder(folder: Path) -> None:
 def open_weights(folder: Path, without: Collection[str] = ()) -> Weights:
     """Return the tensors of a model folder, those named in `without` left out.
 
+    Of a model that sees, they are those of its language model, by the names that a text model has.
     Raises ArtifactError that names file and tensor.
     """
     check_model_folder(folder)
+    tensors = _read_tensors(folder, without)
+    if sight_of(read_json(folder / CONFIG)):
+        named = {language_name(name): tensor for name, tensor in tensors.items()}
+        tensors = {name: tensor for name, tensor in named.items() if name}
+    return Weights(tensors)
+
+
+def open_eyes(folder: Path) -> Weights:
+    """Return the tensors of the vision tower and its connector, of a model that sees."""
+    check_model_folder(folder)
+    tensors = _read_tensors(folder, ())
+    return Weights({name: each for name, each in tensors.items() if name.startswith(SEEING)})
+
+
+def _read_tensors(folder: Path, without: Collection[str]) -> dict[str, Tensor]:
     if (folder / WHOLE).is_file():
-        return Weights(read_header(folder / WHOLE, without))
+        return read_header(folder / WHOLE, without)
 
     index = folder / INDEX
     named = {name: file for name, file in _weight_map(index).items() if name not in without}
@@ -131,7 +148,7 @@ def open_weights(folder: Path, without: Collection[str] = ()) -> Weights:
     for name, file in named.items():
         if name not in shards[file]:
             raise ArtifactError(f"{file}: tensor `{name}` is missing, but {INDEX} places it there")
-    return Weights({name: shards[file][name] for name, file in named.items()})
+    return {name: shards[file][name] for name, file in named.items()}
 
 
 def weight_files(folder: Path) -> list[Path]:

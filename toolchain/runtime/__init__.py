@@ -19,7 +19,7 @@ from toolchain.errors import ArtifactError, ConfigError, ToolError
 from toolchain.profiles import PROFILES, THIS_COMPUTER
 from toolchain.progress import Reporter
 from toolchain.runtime import cross
-from toolchain.runtime.assemble import assemble_llama, assemble_site
+from toolchain.runtime.assemble import EYES, assemble_llama, assemble_site
 from toolchain.runtime.elf import glibc_floor
 from toolchain.runtime.site import python_of, site_folder
 from toolchain.tools import llama
@@ -70,7 +70,10 @@ def for_profile(profile: str, report: Reporter) -> Path:
         return _given(Path(given))
     if profile == THIS_COMPUTER.get(platform.machine()):
         return for_this_computer()
-    libraries = [cross.build_library(profile, report) / "lib" / "libllama.so"]
+    libraries = [
+        cross.build_library(profile, report) / "lib" / "libllama.so",
+        cross.build_eyes(profile, report) / "lib" / "libmtmd.so",
+    ]
     processor = PROFILES[profile]
     return _assemble(profile, processor.machine, processor.features, libraries)
 
@@ -143,10 +146,14 @@ def _site_for_this_computer(engine: str, report: Reporter) -> Path:
 
 
 def for_this_computer() -> Path:
-    """Return the runtime folder for this very computer, from its llama-cpp-python; built once."""
+    """Return the runtime folder for this very computer, from its llama-cpp-python; built once.
+
+    It sees pictures if the installed package was built with libmtmd.
+    """
     folder = bindings() / "lib"
     machine = platform.machine()
-    libraries = [folder / "libllama.so", *_ggml(folder)]
+    eyes = folder / EYES
+    libraries = [folder / "libllama.so", *_ggml(folder), *([eyes] if eyes.is_file() else [])]
     return _assemble(THIS_COMPUTER.get(machine, machine), machine, llama.features(), libraries)
 
 

@@ -42,6 +42,8 @@ SERVER = (
 LLAMA_PYTHON = ("llama_cpp.py", "_ctypes_extensions.py")
 # The package around it needs numpy and diskcache.
 """llama-cpp-python's low-level interface, without the package around it."""
+EYES, EYES_PYTHON = "libmtmd.so", "mtmd_cpp.py"
+"""The library that reads pictures, and its low-level interface: both travel or neither."""
 THIS_PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
 _IMPORTS = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
@@ -51,6 +53,7 @@ _IMPORTS = (
 
 def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path]) -> Path:
     """Return the runtime folder with llama.cpp's native libraries; `llama` holds LLAMA_PYTHON."""
+    has_eyes = any(library.name == EYES for library in libraries)
 
     def fill(staged: Path) -> None:
         """Copy the Python files and the libraries into the staged folder."""
@@ -58,7 +61,7 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
         (
             staged / "llama_cpp" / "__init__.py"
         ).touch()  # without it a llama_cpp that the board has installed would be taken
-        for name in LLAMA_PYTHON:
+        for name in (*LLAMA_PYTHON, *([EYES_PYTHON] if has_eyes else [])):
             _copy(llama / name, staged / "llama_cpp" / name)
 
         for library in libraries:
@@ -66,7 +69,9 @@ def assemble_llama(described: RuntimeManifest, llama: Path, libraries: list[Path
 
         _copy_distribution("llama-cpp-python", staged)
 
-    return _assemble(described, fill, "device.engine.llama")
+    return _assemble(
+        described, fill, f"device.engine.llama{', device.engine.llama.eyes' if has_eyes else ''}"
+    )
 
 
 def assemble_site(described: RuntimeManifest, site: Path, module: str) -> Path:

@@ -77,8 +77,11 @@ def describe(
 
 
 def _take_away(target: Target, report: Reporter, out: Path, *, with_bench: bool) -> list[Path]:
-    library = cross.build_library(target.profile, report) / "lib" / "libllama.so"
-    files = [write_wheel(library, target.machine, out)]
+    libraries = [
+        cross.build_library(target.profile, report) / "lib" / "libllama.so",
+        cross.build_eyes(target.profile, report) / "lib" / "libmtmd.so",
+    ]
+    files = [write_wheel(libraries, target.machine, out)]
     if with_bench:
         program = out / f"llama-bench-{target.profile}"
         shutil.copy(cross.build_bench(target.profile, report) / "bin" / "llama-bench", program)

@@ -2,6 +2,7 @@
 
 Each kind of processor gets one libllama.so. It is a single library on purpose: zig gives every
 shared library a C++ runtime of its own, and libraries that pass C++ objects to each other abort.
+libmtmd.so, which reads pictures, may be apart: it calls the C functions of libllama.so alone.
 The same inputs give the same bytes; a build is kept under the digest of its inputs.
 """
 
@@ -29,7 +30,8 @@ GLIBC = "2.31"
 """Newest glibc that a build may need."""
 PAGES = {"aarch64": 16 << 10, "x86_64": 4 << 10}
 """Largest memory page of a machine's kernels, in bytes; a Raspberry Pi 5 has 16 KiB."""
-_PROJECT = Path(__file__).parent / "image"
+_PROJECTS = Path(__file__).parent
+_TOOLCHAIN = _PROJECTS / "image" / "zig.cmake"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,13 @@ class _Product:
     """Name of the target in image/CMakeLists.txt."""
     file: str
     """Path in the folder that is returned."""
+    project: str = "image"
+    """Folder of its CMakeLists.txt."""
 
 
 _LIBRARY = _Product("image", "lib/libllama.so")
 _BENCH = _Product("bench", "bin/llama-bench")
+_EYES = _Product("eyes", "lib/libmtmd.so", project="eyes")
 
 
 def build_library(profile: str, report: Reporter) -> Path:
@@ -59,7 +64,20 @@ def build_bench(profile: str, report: Reporter) -> Path:
     return _built(_BENCH, profile, report)
 
 
-def _built(product: _Product, profile: str, report: Reporter) -> Path:
+def build_eyes(profile: str, report: Reporter) -> Path:
+    """Return a folder with `lib/libmtmd.so`, which turns pictures into what a model reads.
+
+    It has no kernels of its own, so all profiles of a machine have the same. Otherwise as
+    build_library.
+    """
+    machine = PROFILES[profile].machine if profile in PROFILES else ""
+    first = next((name for name, each in PROFILES.items() if each.machine == machine), profile)
+    beside = build_library(profile, report) / _LIBRARY.file
+    return _built(_EYES, first, report, beside)
+
+
+def _built(product: _Product, profile: str, report: Reporter, beside: Path | None = None) -> Path:
+    """Return the folder of a product; `beside` is the library that it is linked to."""
     if profile not in PROFILES:
         raise ConfigError(
             f"unknown profile `{profile}`", hint=config.closest(profile, list(PROFILES))
@@ -72,30 +90,39 @@ def _built(product: _Product, profile: str, report: Reporter) -> Path:
     with _alone(folder, report):
         llama = source.fetch(folder / "source", report)
         common = _digest(
-            llama.sha256, versions["ziglang"], versions["cmake"], GLIBC, *_project_files()
+            llama.sha256,
+            versions["ziglang"],
+            versions["cmake"],
+            GLIBC,
+            *_project_files(product.project),
         )
         own = _digest(common, compiled_for(processor))[:16]
         kept = folder / "built" / f"{product.target}-{profile}-{own}"
         if not kept.is_dir():
             project = _project(
                 folder,
+                product.project,
                 processor.machine,
                 _digest(common, str(llama.path), str(zig.program("ziglang"))),
             )
-            file = _compile(project, product, llama, processor, profile, report)
+            settings = _settings(project, llama, processor)
+            if beside:
+                settings["IMAGE_LIBRARY"] = str(beside)
+            file = _compile(project, product, llama, settings, processor.machine, profile, report)
             _keep(file, kept, product)
 
     return kept
 
 
-def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
-    """Return the build folder of a machine, emptied if it was made from other inputs.
+def _project(folder: Path, name: str, machine: str, inputs: str) -> zig.Project:
+    """Return the build folder of a project and machine, emptied if it was made from other inputs.
 
     It holds a copy of our project: cmake continues a build only where the source lies where it was,
     and the same files may come from another installation of demitasse.
     """
-    build = folder / "build" / machine
-    made_of = folder / "build" / f"{machine}.inputs"
+    place = machine if name == "image" else f"{name}-{machine}"
+    build = folder / "build" / place
+    made_of = folder / "build" / f"{place}.inputs"
     project = build / "project"
     if (
         not project.is_dir()
@@ -103,7 +130,8 @@ def _project(folder: Path, machine: str, inputs: str) -> zig.Project:
         or made_of.read_text(encoding="utf-8") != inputs
     ):
         shutil.rmtree(build, ignore_errors=True)
-        shutil.copytree(_PROJECT, project)
+        shutil.copytree(_PROJECTS / name, project)
+        shutil.copy(_TOOLCHAIN, project)
         made_of.write_text(inputs, encoding="utf-8")
 
     return zig.Project(source=project, build=build, cache=folder / "zig")
@@ -113,7 +141,8 @@ def _compile(
     project: zig.Project,
     product: _Product,
     llama: source.Source,
-    processor: Processor,
+    settings: dict[str, str],
+    machine: str,
     profile: str,
     report: Reporter,
 ) -> Path:
@@ -121,14 +150,14 @@ def _compile(
         f"building llama.cpp of llama-cpp-python {llama.version} for {profile}; "
         "minutes the first time"
     )
-    zig.configure(project, _settings(project, llama, processor))
+    zig.configure(project, settings)
     zig.build(
         project,
         product.target,
         lambda done, total: report.step(f"llama.cpp for {profile}", done, total, "files"),
     )
     file = project.build / Path(product.file).name
-    check(file, processor.machine)
+    check(file, machine)
     return file
 
 
@@ -186,8 +215,10 @@ def _alone(folder: Path, report: Reporter) -> Iterator[None]:
         yield
 
 
-def _project_files() -> list[str]:
-    return [file.read_text(encoding="utf-8") for file in sorted(_PROJECT.iterdir())]
+def _project_files(name: str) -> list[str]:
+    """Return the texts of a project's files."""
+    files = {*(_PROJECTS / name).iterdir(), _TOOLCHAIN}
+    return [file.read_text(encoding="utf-8") for file in sorted(files)]
 
 
 def compiled_for(processor: Processor) -> str:

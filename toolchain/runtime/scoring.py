@@ -110,17 +110,19 @@ def scorer(
     *,
     context: int,
     adapter: Path | None = None,
+    projector: Path | None = None,
     opening: Path | None = None,
     stop_ids: Sequence[int] = (),
     escape: bool = False,
 ) -> Iterator[Scorer]:
-    """Yield a Scorer for a model file, with its unmerged adapter and its opening if there are any.
+    """Yield a Scorer for a model file, with its unmerged adapter, its projector and its opening.
 
     `stop_ids` end an answer, as do the tokens that the file itself names. `escape` breaks up
     control tokens in messages. The child ends with the block.
     """
     options = ["--model", str(model), "--context", str(context)]
     options += ["--adapter", str(adapter)] if adapter else []
+    options += ["--projector", str(projector)] if projector else []
     options += ["--opening", str(opening)] if opening else []
     options += ["--escape"] if escape else []
     options += ["--stop-ids", ",".join(map(str, stop_ids))] if stop_ids else []

@@ -36,10 +36,16 @@ _FOLDERS = (
     "include/",
     "licenses/",
     "src/",
+    "tools/mtmd/models/",
     "vendor/",
 )
-_LOOSE = re.compile(r"(CMakeLists\.txt|LICENSE|ggml/[^/]+|ggml/src/[^/]+|tools/llama-bench/[^/]+)")
+_LOOSE = re.compile(
+    r"(CMakeLists\.txt|LICENSE|ggml/[^/]+|ggml/src/[^/]+|tools/llama-bench/[^/]+"
+    r"|tools/mtmd/(debug/)?[^/]+\.(cpp|h))"
+)
 _RECORD = "unpacked.json"
+_PARTS = hashlib.sha256(repr((_FOLDERS, _LOOSE.pattern)).encode()).hexdigest()[:12]
+"""What is unpacked: a folder that holds other parts of the source is unpacked again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +68,27 @@ def fetch(folder: Path, report: Reporter) -> Source:
     """
     version = _installed()
     kept = folder / f"{version}-{patching.digest()[:12]}"
-    if not (kept / _RECORD).is_file():
+    if _recorded(kept).get("parts") != _PARTS:
         staged = folder / ".part"
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         archive = _download(version, staged / "download", report)
         unpack(archive, staged / "tree")
         patching.apply(staged / "tree", version)
-        record = {"version": version, "sha256": _sha256(archive)}
+        record = {"version": version, "sha256": _sha256(archive), "parts": _PARTS}
         (staged / "tree" / _RECORD).write_text(json.dumps(record), encoding="utf-8")
         shutil.rmtree(kept, ignore_errors=True)
         (staged / "tree").rename(kept)
         shutil.rmtree(staged)
 
-    return Source(path=kept / _ROOT, **json.loads((kept / _RECORD).read_text(encoding="utf-8")))
+    record = _recorded(kept)
+    return Source(path=kept / _ROOT, version=record["version"], sha256=record["sha256"])
+
+
+def _recorded(kept: Path) -> dict[str, str]:
+    """Return what is said of an unpacked source; nothing if there is none."""
+    file = kept / _RECORD
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""llama-cpp-python as a wheel for boards: its own Python files around our one library.
+"""llama-cpp-python as a wheel for boards: its own Python files around our own libraries.
 
 It fits any Python 3 and has the same bytes each time. It is for those who install with pip on a
 board; our own runtimes travel without it. Format: PyPA, binary distribution format.
@@ -8,6 +8,7 @@ import base64
 import hashlib
 import importlib.metadata
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from toolchain.runtime.cross import GLIBC
@@ -16,12 +17,12 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _GENERATOR = "demitasse"
 
 
-def write_wheel(library: Path, machine: str, out: Path) -> Path:
-    """Write the wheel with a cross-built `libllama.so` into a folder and return it."""
+def write_wheel(libraries: Sequence[Path], machine: str, out: Path) -> Path:
+    """Write the wheel with cross-built libraries into a folder and return it."""
     installed = importlib.metadata.distribution("llama-cpp-python")
     about = f"llama_cpp_python-{installed.version}.dist-info"
     tag = f"py3-none-manylinux_{GLIBC.replace('.', '_')}_{machine}"
-    contents = {f"llama_cpp/lib/{library.name}": library.read_bytes()}
+    contents = {f"llama_cpp/lib/{library.name}": library.read_bytes() for library in libraries}
 
     for file in installed.files or []:
         if _travels(file, about):

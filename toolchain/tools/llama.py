@@ -47,6 +47,17 @@ def verify() -> str:
     return importlib.metadata.version("llama-cpp-python")
 
 
+def sees() -> bool:
+    """Return whether the installed llama-cpp-python has libmtmd, which reads pictures."""
+    import importlib.metadata
+
+    try:
+        installed = importlib.metadata.distribution("llama-cpp-python")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return Path(str(installed.locate_file("llama_cpp/lib/libmtmd.so"))).is_file()
+
+
 def features() -> tuple[str, ...]:
     """Return the CPU features that the installed libraries use, as /proc/cpuinfo spells them.
 

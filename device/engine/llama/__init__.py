@@ -10,13 +10,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_cpp import llama_cpp as llama
 
 from device.engine.answering import Clock, Stream
 from device.engine.base import (
     DEFAULT_CONTEXT,
+    Picture,
     Sampling,
     Settings,
     check_biases,
@@ -35,6 +36,9 @@ from device.errors import DeviceError
 from device.manifest import ManifestError, gguf
 from device.manifest.gguf import read_header
 
+if TYPE_CHECKING:
+    from device.engine.llama.eyes import Eyes
+
 
 @dataclass(frozen=True)
 class _Weights:
@@ -44,6 +48,7 @@ class _Weights:
     settings: Settings
     model: Any
     adapter: Any = None
+    eyes: "Eyes | None" = None
 
 
 TRIAL_TOKENS = 4
@@ -70,7 +75,10 @@ class LlamaEngine(SequenceEngine):
             opening.adapt(self._ctx, weights.adapter)
 
         self._threads = Threads(self._ctx)
-        self._sequence = ReadSequence(LlamaCells(self._ctx, self._threads), settings.slots)
+        self.eyes = weights.eyes
+        """What sees pictures; None for a model that reads text alone."""
+        cells = LlamaCells(self._ctx, self._threads, self.eyes)
+        self._sequence = ReadSequence(cells, settings.slots)
         self._decoder = LlamaDecoder(
             self._model, self._ctx, self._sequence, speculative=settings.speculative
         )
@@ -136,8 +144,21 @@ class LlamaEngine(SequenceEngine):
                 return list(tokens[:count])
             room = -count
 
+    @property
+    def picture_marker(self) -> str:
+        """Text by which the chat template shows a picture; empty without a projector file."""
+        return self.eyes.marker if self.eyes else ""
+
+    def see(self, image: bytes) -> Picture:
+        """Return a picture as it stands in a prompt."""
+        return self.eyes.see(image) if self.eyes else super().see(image)
+
+    def knows(self, token: int) -> bool:
+        """Say whether an id stands for a position of a picture that is kept."""
+        return token < 0 and self.eyes is not None and self.eyes.knows(token)
+
     def piece(self, token: int) -> bytes:
-        """Return the bytes of a token; none for a control token."""
+        """Return the bytes of a token; none for a control token or a picture's position."""
         return opening.piece(self._vocab, token)
 
     def marked_piece(self, token: int) -> bytes:
@@ -146,7 +167,7 @@ class LlamaEngine(SequenceEngine):
 
     def check(self, tokens: Sequence[int], sampling: "Sampling | None") -> None:
         """Raise DeviceError for a prompt that cannot be evaluated."""
-        check_prompt(tokens, self, answered=sampling is not None)
+        check_prompt(tokens, self, answered=sampling is not None, knows=self.knows)
         if sampling:
             check_biases(sampling.logit_bias, self._n_vocab)
 
@@ -193,6 +214,8 @@ class LlamaEngine(SequenceEngine):
             llama.llama_free(self._ctx)
             self._threads.close()
             if self._owner:
+                if self.eyes:
+                    self.eyes.close()
                 llama.llama_model_free(self._model)
             self._model = None
 
@@ -269,7 +292,7 @@ def load(path: Path, settings: Settings) -> LlamaEngine:
     Raise DeviceError `bad_model` with the reason, llama.cpp's own if it gives one.
     """
     try:
-        for file in filter(None, (path, settings.adapter)):
+        for file in filter(None, (path, settings.adapter, settings.projector)):
             read_header(file)
     except ManifestError as error:
         raise DeviceError("bad_model", str(error)) from error
@@ -277,7 +300,23 @@ def load(path: Path, settings: Settings) -> LlamaEngine:
     model = opening.model(path, mapped=settings.mmap, gpu_layers=settings.gpu_layers)
     try:
         adapter = opening.adapter(model, settings.adapter) if settings.adapter else None
-        return LlamaEngine(_Weights(path, settings, model, adapter))
+        eyes = _eyes(model, settings)
+        return LlamaEngine(_Weights(path, settings, model, adapter, eyes))
     except BaseException:
         llama.llama_model_free(model)
         raise
+
+
+def _eyes(model: Any, settings: Settings) -> "Eyes | None":
+    """Return what sees pictures for a model; None if it has no projector file."""
+    if settings.projector is None:
+        return None
+    try:
+        from device.engine.llama.eyes import Eyes
+    except (ImportError, OSError, RuntimeError) as error:
+        raise DeviceError(
+            "no_engine",
+            f"this runtime reads no pictures: {error}",
+            hint="build llama-cpp-python with libmtmd: scripts/engine-wheel.sh",
+        ) from error
+    return Eyes(model, settings.projector, settings)

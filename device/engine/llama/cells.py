@@ -2,13 +2,16 @@
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_cpp import llama_cpp as llama
 
 from device.engine.llama import objects as opening
 from device.engine.llama.threads import Threads
 from device.errors import DeviceError
+
+if TYPE_CHECKING:
+    from device.engine.llama.eyes import Eyes
 
 _ABORTED = 2
 _new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
@@ -19,23 +22,51 @@ _new_bytes.restype, _new_bytes.argtypes = ctypes.py_object, (ctypes.c_char_p, ct
 class LlamaCells:
     """The memory of a context."""
 
-    def __init__(self, ctx: Any, threads: Threads) -> None:
+    def __init__(self, ctx: Any, threads: Threads, eyes: "Eyes | None" = None) -> None:
         self._ctx = ctx
+        self._eyes = eyes
+        self._places: Any = None
+        """Batch of a picture's positions, made with the first one."""
         self._threads = threads
         self._memory = llama.llama_get_memory(ctx)
         self._batch = opening.batch(llama.llama_n_batch(ctx))
 
     def evaluate(self, tokens: Sequence[int], start: int, *, every_row: bool = False) -> bool:
-        """Evaluate at most a batch of tokens; return False if it was cancelled."""
-        batch = self._batch
-        last = len(tokens) - 1
-        batch.n_tokens = len(tokens)
+        """Evaluate at most a batch of tokens; return False if it was cancelled.
 
+        Words and pictures are evaluated one after the other: every row of both has no place.
+        """
+        parts = _parts(tokens)
+        if every_row and len(parts) > 1:
+            raise DeviceError("unsupported", "rows of words and pictures together", status=400)
+        for first, end in parts:
+            part = tokens[first:end]
+            is_last = end == len(tokens)
+            batch = self._of_picture(part) if part[0] < 0 else self._of_words(part)
+            batch.n_tokens = len(part)
+            for row in range(len(part)):
+                batch.pos[row] = start + first + row
+                batch.logits[row] = every_row or (is_last and row == len(part) - 1)
+            if not self._decoded(batch, start + first):
+                return False
+        return True
+
+    def _of_words(self, tokens: Sequence[int]) -> Any:
         for row, token in enumerate(tokens):
-            batch.token[row] = token
-            batch.pos[row] = start + row
-            batch.logits[row] = every_row or row == last
+            self._batch.token[row] = token
+        return self._batch
 
+    def _of_picture(self, tokens: Sequence[int]) -> Any:
+        """Return a batch with what stands in the place of a picture's positions."""
+        assert self._eyes, "an engine without eyes knows no picture"
+        rows = self._eyes.rows(tokens[0], len(tokens))
+        if self._places is None:
+            size = llama.llama_n_batch(self._ctx)
+            self._places = opening.batch(size, self._eyes.width)
+        ctypes.memmove(self._places.embd, rows, len(rows))
+        return self._places
+
+    def _decoded(self, batch: Any, start: int) -> bool:
         with self._threads.at_work():
             code = llama.llama_decode(self._ctx, batch)
 
@@ -86,9 +117,21 @@ class LlamaCells:
         return int(llama.llama_memory_seq_pos_max(self._memory, 0)) + 1
 
     def close(self) -> None:
-        """Give the batch's memory back."""
+        """Give the batches' memory back."""
         llama.llama_batch_free(self._batch)
+        if self._places:
+            llama.llama_batch_free(self._places)
 
 
 def _pointer(state: bytes) -> Any:
     return ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+
+
+def _parts(tokens: Sequence[int]) -> "list[tuple[int, int]]":
+    """Return where runs of words, and positions of one picture, begin and end."""
+    begins = [
+        at
+        for at, token in enumerate(tokens)
+        if at == 0 or ((token < 0 or tokens[at - 1] < 0) and token != tokens[at - 1] - 1)
+    ]
+    return list(zip(begins, [*begins[1:], len(tokens)], strict=True))

@@ -9,6 +9,7 @@ each size of batch. If the proof fails, the decoder takes single steps.
 import ctypes
 import time
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from llama_cpp import llama_cpp as llama
@@ -99,7 +100,8 @@ class LlamaDecoder:
         last = text[-1]
         self._budget.begin()
         while room and not cancelled():
-            draft = lookup.draft(min(SIZES[-1], room) - 1)
+            # A place of a picture is read in a prompt, and never said.
+            draft = list(takewhile(_is_word, lookup.draft(min(SIZES[-1], room) - 1)))
             size = self._size(len(draft))
             batch = [last, *draft[: size - 1]]
             tokens = (
@@ -199,3 +201,7 @@ class LlamaDecoder:
 
     def _row(self, row: int) -> bytes:
         return ctypes.string_at(llama.llama_get_logits_ith(self._ctx, row), self._row_bytes)
+
+
+def _is_word(token: int) -> bool:
+    return token >= 0

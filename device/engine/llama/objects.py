@@ -32,13 +32,13 @@ class _Log:
 
     def __init__(self) -> None:
         self.error = ""
-        self._callback = llama.llama_log_callback(self._take)
+        self.callback = llama.llama_log_callback(self._take)
 
     def listen(self) -> None:
         """Clear the error and listen from now on."""
         # Another user of the library may have set its own log.
         self.error = ""
-        llama.llama_log_set(self._callback, None)
+        llama.llama_log_set(self.callback, None)
 
     def _take(self, level: int, text: bytes, _: Any) -> None:
         if level == _ERROR_LEVEL and not self.error:
@@ -48,6 +48,11 @@ class _Log:
 _logs: list[_Log] = []
 """The one log of the process, made with the first model."""
 # llama.cpp calls into it for as long as the process lives.
+
+
+def log_callback() -> Any:
+    """Return the function that keeps the first error, for a library that has a log of its own."""
+    return _logs[0].callback
 
 
 def because() -> str:
@@ -128,9 +133,12 @@ def adapt(opened: Any, made: Any) -> None:
         raise DeviceError("bad_model", f"the adapter does not fit the model{because()}")
 
 
-def batch(size: int) -> Any:
-    """Return a batch of one sequence, to be filled again and again."""
-    made = llama.llama_batch_init(size, 0, 1)
+def batch(size: int, width: int = 0) -> Any:
+    """Return a batch of one sequence, to be filled again and again.
+
+    With `width` its rows are so many numbers instead of tokens.
+    """
+    made = llama.llama_batch_init(size, width, 1)
     for row in range(size):
         made.n_seq_id[row] = 1
         made.seq_id[row][0] = 0

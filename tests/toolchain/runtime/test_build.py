@@ -23,7 +23,14 @@ LIBRARY = b"\x7fELF and what a compiler made"
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
     (tmp_path / "libllama.so").write_bytes(LIBRARY)
-    return write_wheel(tmp_path / "libllama.so", "aarch64", tmp_path / "out")
+    (tmp_path / "libmtmd.so").write_bytes(b"what reads pictures")
+    return write(tmp_path, "out")
+
+
+def write(folder: Path, out: str) -> Path:
+    """Write a wheel of the two libraries."""
+    libraries = [folder / "libllama.so", folder / "libmtmd.so"]
+    return write_wheel(libraries, "aarch64", folder / out)
 
 
 def test_the_wheel_is_for_any_python_on_boards_of_that_machine(wheel: Path) -> None:
@@ -35,12 +42,15 @@ def test_the_wheel_is_for_any_python_on_boards_of_that_machine(wheel: Path) -> N
         names = archive.namelist()
         assert archive.read("llama_cpp/lib/libllama.so") == LIBRARY
     assert {"llama_cpp/__init__.py", "llama_cpp/llama_cpp.py"} <= set(names)
-    assert [name for name in names if ".so" in name] == ["llama_cpp/lib/libllama.so"]
+    assert [name for name in names if ".so" in name] == [
+        "llama_cpp/lib/libllama.so",
+        "llama_cpp/lib/libmtmd.so",
+    ]
     assert not [name for name in names if "include" in name or "__pycache__" in name]
 
 
 def test_the_same_library_gives_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
-    again = write_wheel(tmp_path / "libllama.so", "aarch64", tmp_path / "again")
+    again = write(tmp_path, "again")
     assert sha256(again.read_bytes()).digest() == sha256(wheel.read_bytes()).digest()
 
 

@@ -5,6 +5,8 @@ once) are kept in the user's cache.
 """
 
 import hashlib
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import get_args
@@ -14,7 +16,7 @@ import pytest
 from tests.fakes import sdists
 from toolchain import profiles
 from toolchain.agent import cache
-from toolchain.errors import ArtifactError, ConfigError
+from toolchain.errors import ArtifactError, ConfigError, ToolError
 from toolchain.progress import Silent
 from toolchain.runtime import cross, elf
 
@@ -134,3 +136,41 @@ def test_an_interrupted_build_leaves_no_library_and_goes_on_where_it_was(miniatu
     resumed = Counter()
     assert (cross.build_library("armv8.0", resumed) / "lib" / "libllama.so").is_file()
     assert resumed.steps[-1][1] <= 9 - 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_the_library_that_sees_is_one_for_all_profiles_and_exports_its_calls_alone(
+    miniature: Path,
+) -> None:
+    first, again = Counter(), Counter()
+    eyes = cross.build_eyes("armv8.0", first) / "lib" / "libmtmd.so"
+    assert cross.build_eyes(DOTPROD, again) / "lib" / "libmtmd.so" == eyes
+    assert again.steps[-1][1] == 3  # of libllama.so alone: object, archive, link
+    listed = subprocess.run(
+        ["readelf", "-dW", "--dyn-syms", str(eyes)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "Shared library: [libllama.so]" in listed
+    assert "[$ORIGIN]" in listed
+    assert str(miniature) not in listed
+    defined = re.findall(r"GLOBAL DEFAULT +\d+ (\S+)", listed)
+    assert sorted(defined) == ["mtmd_size", "mtmd_speak"]
+    assert elf.largest_page(eyes) == 65536
+    # What speech alone asks for is not there, and must not keep the library from loading.
+    assert "WEAK   DEFAULT  UND _Z24llama_model_get_tok_embdPK11llama_modelPf" in listed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_a_function_that_libllama_lacks_is_an_error_of_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = 'extern "C" int llama_new(); extern "C" int mtmd_size() { return llama_new(); }'
+    contents = {**sdists.files(), "vendor/llama.cpp/tools/mtmd/mtmd.cpp": asks}
+    archive = sdists.write(tmp_path / "index", contents)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(archive.parent))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    use_cache(tmp_path / "cache", monkeypatch)
+    with pytest.raises(ToolError, match=r"FAILED: .*libmtmd\.so$"):
+        cross.build_eyes("armv8.0", Silent())

@@ -1,5 +1,6 @@
 """The source of llama.cpp: got once, unpacked within bounds, whole or not at all."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_only_what_the_build_needs_is_taken_out(tmp_path: Path) -> None:
         "LICENSE.md",
         "vendor/llama.cpp/CMakeLists.txt",
         "vendor/llama.cpp/ggml/src/ggml-cpu/ggml-cpu.c",
+        "vendor/llama.cpp/tools/mtmd/models/one.cpp",
     } <= found
     assert found & {"backend.py", "vendor/llama.cpp/models/vocabulary.gguf"} == set()
 
@@ -124,3 +126,17 @@ def test_a_source_that_the_patch_does_not_fit_is_refused_by_its_version_and_not_
     ):
         source.fetch(tmp_path / "kept", Silent())
     assert not list((tmp_path / "kept").glob(f"{sdists.version()}*"))
+
+
+@pytest.mark.slow
+def test_a_source_with_fewer_parts_than_are_needed_is_unpacked_again(
+    tmp_path: Path, index: Path
+) -> None:
+    """An earlier version left the reading of pictures out; the libraries stay what they were."""
+    sdists.write(index, sdists.files())
+    whole = source.fetch(tmp_path / "kept", Silent())
+    record = whole.path.parents[1] / "unpacked.json"
+    record.write_text(json.dumps({"version": whole.version, "sha256": whole.sha256}))
+    (whole.path / "tools" / "mtmd" / "mtmd.cpp").unlink()
+    assert source.fetch(tmp_path / "kept", Silent()) == whole
+    assert (whole.path / "tools" / "mtmd" / "mtmd.cpp").is_file()

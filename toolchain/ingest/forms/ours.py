@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from device.manifest.pictures import PICTURE
 from toolchain.errors import ArtifactError
 from toolchain.harvested import HARVESTED
 from toolchain.ingest.entries import Entry, Place
 from toolchain.opening import dialogue
 
+IMAGE = "image"
+"""Key of a row's picture."""
 USUAL = 'an entry is {"question", "answer"} or {"messages"}'
 HARVEST_HINT = (
     "that is a harvest: `said` is what the model answered, and nobody says that it is right; "
@@ -45,9 +48,31 @@ def read_questions(place: Place, row: Mapping[str, Any]) -> Entry:
             f"{place}: `question` must be text or a list of phrasings, `answer` must be text"
         )
     system = system_message(place, row)
-    phrasings = tuple(system + dialogue(question, row["answer"]) for question in questions)
-    known = ("question", "answer", HARVESTED, *(("system",) if system else ()))
+    pictured = picture_of(place, row)
+    phrasings = tuple(
+        system + _with_picture(dialogue(question, row["answer"]), pictured)
+        for question in questions
+    )
+    known = ("question", "answer", IMAGE, HARVESTED, *(("system",) if system else ()))
     return Entry(place=place, phrasings=phrasings, unknown_keys=others(row, *known))
+
+
+def picture_of(place: Place, row: Mapping[str, Any]) -> str:
+    """Return the picture that a row is about, as it names it; empty without one."""
+    image = row.get(IMAGE) or ""
+    if not isinstance(image, str):
+        raise ArtifactError(f"{place}: `{IMAGE}` must be the name of a file, or a `data:` URL")
+    return image
+
+
+def _with_picture(
+    messages: tuple[Mapping[str, Any], ...], image: str
+) -> tuple[Mapping[str, Any], ...]:
+    """Return a question and its answer with a picture before the question."""
+    if not image:
+        return messages
+    asked, answered = messages
+    return {**asked, PICTURE: image}, answered
 
 
 def system_message(place: Place, row: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:

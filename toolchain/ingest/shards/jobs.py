@@ -101,6 +101,7 @@ def _read(job: ReadJob) -> None:
             sink=sink,
             names={str(ours): own for ours, own in job.spec.map.items()},
             tools=tuple(job.tools),
+            images=job.folder / job.spec.images if job.spec.images else None,
         )
         try:
             path = existing((job.name,), job.folder, "files")[job.name]

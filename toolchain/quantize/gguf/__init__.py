@@ -31,7 +31,8 @@ from toolchain.quantize.gguf import choice as gguf_choice
 from toolchain.quantize.gguf.adapter import convert_adapter
 from toolchain.quantize.gguf.choice import Decision, Question
 from toolchain.quantize.gguf.metadata import ModelLabel as ModelLabel
-from toolchain.quantize.gguf.metadata import file_metadata, file_name
+from toolchain.quantize.gguf.metadata import file_metadata, file_name, file_stem
+from toolchain.quantize.gguf.projector import sees, write_projector
 from toolchain.quantize.gguf.schemes import Choice
 from toolchain.quantize.gguf.write import Treatment, write_tensors
 from toolchain.quantize.learned import importance
@@ -236,6 +237,7 @@ def _build_file(
         figures = _write(plan, Merged(weights, lora) if lora else weights, out, report)
 
     write_companions(folder, vocabulary.template, out)
+    figures |= _projector(folder, request, out, report)
     more = {
         "tokens_compared": compared,
         "fallbacks": fallbacks,
@@ -247,6 +249,19 @@ def _build_file(
         more["trials"] = {"conversations": count, "from": additions.trials_from}
 
     return figures | more
+
+
+def _projector(folder: Path, request: _Request, out: Path, report: Reporter) -> Figures:
+    """Write the file that reads pictures, of a model that sees; return its figures."""
+    if not sees(folder):
+        return {}
+    label = request.label
+    made = write_projector(folder, file_stem(label), request.spec.projector, out, report)
+    return {
+        "projector_file": made.file,
+        "projector_bytes": made.weights_bytes,
+        "picture_tokens": made.tokens,
+    }
 
 
 def fitting(adapter: Path | None, model: Model, weights: Weights, base: str) -> Lora | None:

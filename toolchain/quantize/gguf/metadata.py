@@ -4,6 +4,7 @@ Keys and the naming convention are those of ggml docs/gguf.md.
 """
 
 import re
+from collections.abc import Sequence
 
 from toolchain.config import Frozen
 from toolchain.models.architecture import Model
@@ -85,6 +86,13 @@ def file_name(label: ModelLabel, scheme: str, model: Model, suffix: str) -> str:
     """Return BaseName-SizeLabel-FineTune-Version-Encoding.suffix (ggml docs/gguf.md)."""
     version = f"v{label.version}" if label.version[:1].isdigit() else label.version
     parts = (label.basename or label.name, _size_label(model), label.finetune, version, scheme)
-    return (
-        "-".join(re.sub(r"[^\w.+]+", "-", part).strip("-") for part in parts if part) + f".{suffix}"
-    )
+    return f"{_joined(parts)}.{suffix}"
+
+
+def file_stem(label: ModelLabel) -> str:
+    """Return the name of a file beside the model file, without kind and encoding."""
+    return _joined((label.basename or label.name, label.finetune))
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "-".join(re.sub(r"[^\w.+]+", "-", part).strip("-") for part in parts if part)

@@ -18,7 +18,9 @@ from toolchain.files import whole_file
 from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.config_defaults import read_config
 from toolchain.models.lora import Lora, Merged
-from toolchain.models.weights import Weights, check_model_folder, open_weights
+from toolchain.models.names import CONFIG
+from toolchain.models.vision import refuse_sight
+from toolchain.models.weights import Weights, check_model_folder, open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.quantize import four_bits
 from toolchain.quantize.companions import Ends, read_ends, size_in_words, write_companions
@@ -113,6 +115,7 @@ def _build(
     report: Reporter,
 ) -> Figures:
     with checkpoint_folder(checkpoint) as folder, open_weights(folder) as weights:
+        refuse_sight(read_json(folder / CONFIG), "quantize: formats: onnx")
         model = read_architecture(folder, weights)
         refuse_longer(parameters.context, model)
         lora = fitting(checkpoint.adapter, model, weights, folder.name)

@@ -17,8 +17,9 @@ from toolchain.files import whole_file
 from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.config_defaults import read_config
 from toolchain.models.lora import Merged
-from toolchain.models.names import TOKENIZER
-from toolchain.models.weights import check_model_folder, open_weights
+from toolchain.models.names import CONFIG, TOKENIZER
+from toolchain.models.vision import refuse_sight
+from toolchain.models.weights import check_model_folder, open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.quantize import four_bits
 from toolchain.quantize.companions import Ends, read_ends, size_in_words, write_companions
@@ -108,6 +109,7 @@ def _build(
     report: Reporter,
 ) -> Figures:
     with checkpoint_folder(checkpoint) as folder, open_weights(folder) as weights:
+        refuse_sight(read_json(folder / CONFIG), "quantize: formats: tflite")
         model = read_architecture(folder, weights)
         _check_context(parameters, model)
         lora = fitting(checkpoint.adapter, model, weights, folder.name)

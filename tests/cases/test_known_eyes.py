@@ -1,0 +1,58 @@
+"""Known before, said before: what would leave the eyes of a model that sees out."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.desk import RECIPE, messages
+from tests.fakes.eyes import tiny_smolvlm
+from toolchain.tools import llama
+
+WALKED = RECIPE.replace('"tune", ', "")
+SEES = "`SmolVLMForConditionalGeneration` sees pictures, which only a gguf file does on a board"
+SCRATCH = WALKED.replace('base = "base"', "[model.scratch]\n[model.scratch.eyes]").replace(
+    '"ingest", ', '"ingest", "pretrain", '
+)
+
+
+@pytest.fixture
+def seeing(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose base sees, on a computer that reads pictures."""
+    monkeypatch.setattr(llama, "sees", lambda: True)
+    shutil.rmtree(desk / "base")
+    tiny_smolvlm(desk / "base")
+    return desk
+
+
+def about_eyes(desk: Path, text: str) -> list[str]:
+    return [said for said in messages(desk, text) if "pictures" in said]
+
+
+def test_a_model_that_sees_is_quantized_and_measured(seeing: Path) -> None:
+    assert messages(seeing, WALKED) == []
+
+
+@pytest.mark.parametrize("stage", ["tune", "trim"])
+def test_a_stage_that_knows_text_alone_is_refused(seeing: Path, stage: str) -> None:
+    text = WALKED.replace('"ingest", ', f'"ingest", "{stage}", ')
+    assert about_eyes(seeing, text) == [f"r.toml: stages: `{stage}`: {SEES}"]
+
+
+def test_a_format_without_eyes_is_refused(seeing: Path) -> None:
+    text = WALKED.replace("[quantize]", '[quantize]\nformats = ["gguf", "onnx"]')
+    assert about_eyes(seeing, text) == [f"r.toml: quantize: formats: {SEES}"]
+
+
+def test_eyes_from_nothing_are_held_to_the_same(seeing: Path) -> None:
+    assert about_eyes(seeing, SCRATCH) == []
+    text = SCRATCH.replace('"pretrain", ', '"pretrain", "tune", ')
+    assert about_eyes(seeing, text) == [f"r.toml: stages: `tune`: {SEES}"]
+
+
+def test_a_computer_that_reads_no_pictures_says_so_before_it_begins(
+    seeing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama, "sees", lambda: False)
+    problem = "the installed llama-cpp-python reads no pictures: nothing can be measured with them"
+    assert about_eyes(seeing, WALKED) == [problem]

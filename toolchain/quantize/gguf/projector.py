@@ -1,0 +1,121 @@
+"""Vision tower and connector of a checkpoint → one projector file (mmproj) beside the model file.
+
+The bytes of its tensors are those of llama.cpp's converter (convert_hf_to_gguf --mmproj). One key
+differs on purpose: `clip.vision.preproc_image_size` is a tile's own size, because a board looks at
+a picture as one tile, and scaling it up first would take its memory for nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.errors import ConfigError
+from toolchain.files import whole_file
+from toolchain.models.architecture import Source
+from toolchain.models.gguf_file import Metadata, write_header
+from toolchain.models.names import CONFIG
+from toolchain.models.vision import Eyes, read_eyes, sight_of
+from toolchain.models.weights import Weights, open_eyes, read_json
+from toolchain.progress import Reporter
+from toolchain.quantize.gguf.metadata import QUANTIZATION_VERSION
+from toolchain.quantize.gguf.write import Treatment, write_tensors
+from toolchain.tools import ggml
+from toolchain.tools.ggml import Type
+
+PROJECTOR_SCHEMES = {"F16": (1, Type.F16), "BF16": (32, Type.BF16), "Q8_0": (7, Type.Q8_0)}
+"""Scheme of a projector file → `general.file_type` and the type of its matrices."""
+_ALWAYS_F32 = ("v.position_embd.weight", "v.patch_embd.weight")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projector:
+    """A projector file that was written."""
+
+    file: str
+    """Its name."""
+    size_bytes: int
+    weights_bytes: int
+    parameters: int
+    tokens: int
+    """Positions that a picture takes in a prompt."""
+
+
+def check_scheme(scheme: str) -> None:
+    """Raise ConfigError for a scheme that no projector file has."""
+    if scheme not in PROJECTOR_SCHEMES:
+        raise ConfigError(
+            f"quantize: projector: unknown scheme `{scheme}`",
+            hint=f"one of {', '.join(PROJECTOR_SCHEMES)}",
+        )
+
+
+def sees(folder: Path) -> bool:
+    """Say whether a checkpoint has a vision tower; raise ArtifactError for one nobody can run."""
+    return sight_of(read_json(folder / CONFIG)) is not None
+
+
+def write_projector(folder: Path, name: str, scheme: str, out: Path, report: Reporter) -> Projector:
+    """Write the projector file of a checkpoint into `out`; raise ArtifactError if it is refused."""
+    check_scheme(scheme)
+    with open_eyes(folder) as weights:
+        eyes = read_eyes(
+            folder,
+            read_json(folder / CONFIG),
+            {origin: tensor.shape for origin, tensor in weights.tensors.items()},
+        )
+        file = out / f"mmproj-{name}-{scheme}.gguf"
+        size = _write(file, eyes, weights, scheme, name, report)
+
+    parameters = sum(source.weights for source in _sources(eyes))
+    report.note(f"{file.name}: {size / 1e6:.1f} MB, which read pictures beside the model file")
+    return Projector(
+        file=file.name,
+        size_bytes=file.stat().st_size,
+        weights_bytes=size,
+        parameters=parameters,
+        tokens=eyes.tokens,
+    )
+
+
+def _write(
+    file: Path, eyes: Eyes, weights: Weights, scheme: str, name: str, report: Reporter
+) -> int:
+    """Write the file; return the bytes of its tensors."""
+    number, base = PROJECTOR_SCHEMES[scheme]
+    tensors = {
+        source.name: (_type(source.name, source.shape, base), source.shape)
+        for source in _sources(eyes)
+    }
+    with whole_file(file) as part:
+        slots = write_header(part, _metadata(eyes, name, number), tensors)
+        planned = [(source, slots[source.name]) for source in _sources(eyes)]
+        write_tensors(part, weights, planned, Treatment(), report)
+    return sum(slot.size_bytes for slot in slots.values())
+
+
+def _sources(eyes: Eyes) -> list[Source]:
+    return [
+        Source(name=name, shape=shape, origin=eyes.origins[name])
+        for name, shape in eyes.shapes.items()
+    ]
+
+
+def _type(name: str, shape: tuple[int, ...], base: Type) -> Type:
+    """Return a tensor's type: vectors and embeddings stay in 32 bits, as llama.cpp asks for."""
+    if len(shape) == 1 or name in _ALWAYS_F32:
+        return Type.F32
+    if shape[-1] % ggml.block_size(base):
+        return Type.F16
+    return base
+
+
+def _metadata(eyes: Eyes, name: str, file_type: int) -> Metadata:
+    own = {**eyes.metadata}
+    own["clip.vision.preproc_image_size"] = own["clip.vision.image_size"]
+    return {
+        "general.architecture": "clip",
+        "general.type": "mmproj",
+        "general.name": name,
+        "general.file_type": file_type,
+        **own,
+        "general.quantization_version": QUANTIZATION_VERSION,
+    }

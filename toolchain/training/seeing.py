@@ -1,0 +1,156 @@
+"""A small model that sees, from nothing: its tower, its pictures, and what it learns.
+
+All of it is trained, tower, connector and language model: none of them knows anything yet, and half
+a million weights are cheaper to train than to choose from. A tower that was trained before would be
+frozen.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from device.manifest.pictures import PICTURE
+from toolchain.chat import IGNORED, encode_row
+from toolchain.errors import ArtifactError
+from toolchain.models.names import PREPROCESSOR, PROCESSOR
+from toolchain.recipe import EyesSpec, ScratchSpec
+from toolchain.training.examples import Batch, Example
+
+FAKE, GLOBAL, IMAGE = "<fake_token_around_image>", "<global-img>", "<image>"
+
+
+class SeenAnswers(nn.Module):
+    """Cross-entropy of the learned tokens of conversations about pictures."""
+
+    def __init__(self, model: Any, pixels: Tensor) -> None:
+        """`pixels` has the picture of each example, (examples, 3, side, side)."""
+        super().__init__()
+        self.model = model
+        self._pixels = pixels
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the sum over the batch's learned tokens, in nats."""
+        seen = self._pixels[list(batch.rows), None].to(batch.ids.device)
+        logits = self.model(input_ids=batch.ids, pixel_values=seen).logits[:, :-1]
+        targets = batch.labels[:, 1:]
+        learned = targets != IGNORED
+        return functional.cross_entropy(logits[learned], targets[learned], reduction="sum")
+
+
+def make_seeing(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
+    """Return a SmolVLM with random weights."""
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+
+    eyes = spec.eyes
+    assert eyes
+    image, end, pad = tokenizer.convert_tokens_to_ids([IMAGE, "<|end|>", "<|endoftext|>"])
+    language = {
+        "model_type": "llama",
+        "vocab_size": len(tokenizer),
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": spec.intermediate_size,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "max_position_embeddings": spec.context,
+        "rms_norm_eps": 1e-5,
+        "initializer_range": spec.hidden_size**-0.5,
+        "bos_token_id": None,
+        "eos_token_id": end,
+    }
+    vision = {
+        "hidden_size": eyes.hidden_size,
+        "intermediate_size": 2 * eyes.hidden_size,
+        "num_hidden_layers": eyes.layers,
+        "num_attention_heads": eyes.heads,
+        "image_size": eyes.side,
+        "patch_size": eyes.patch,
+        "initializer_range": eyes.hidden_size**-0.5,
+    }
+    config = SmolVLMConfig(
+        text_config=language,
+        vision_config=vision,
+        scale_factor=eyes.merge,
+        image_token_id=image,
+        pad_token_id=pad,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(seed)
+    model = SmolVLMForConditionalGeneration(config)
+    model.generation_config.eos_token_id = end
+    return model
+
+
+def pictured(
+    tokenizer: Any, rows: Sequence[Mapping[str, Any]], spec: ScratchSpec, folder: Path
+) -> tuple[list[Example], Tensor]:
+    """Return conversations as examples, and the picture of each, scaled by the folder's processor.
+
+    Raise ArtifactError for a conversation without a picture, or with several.
+    """
+    eyes = spec.eyes
+    assert eyes
+    examples, urls = [], []
+    for number, row in enumerate(rows, 1):
+        own = [message[PICTURE] for message in row["messages"] if PICTURE in message]
+        if len(own) != 1:
+            raise ArtifactError(
+                f"data set: conversation {number} is about {len(own)} pictures, eyes learn of one",
+                hint="give each row an `image`, or leave `model.scratch.eyes` out",
+            )
+        urls += own
+        examples.append(_expanded(tokenizer, encode_row(tokenizer, row, spec.context), eyes.places))
+    return examples, torch.stack([scaled(url, folder) for url in urls])
+
+
+def scaled(url: str, folder: Path) -> Tensor:
+    """Return a picture as transformers' own processor scales it, (3, side, side)."""
+    from PIL import Image
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    processor = SmolVLMImageProcessorPil.from_pretrained(folder)
+    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+    made = processor(images=[image], return_tensors="pt")
+    pixels: Tensor = made["pixel_values"].reshape(-1, *made["pixel_values"].shape[-3:])
+    return pixels[-1]
+
+
+def write_processor(eyes: EyesSpec, out: Path) -> None:
+    """Write how pictures are scaled and scored, as SmolVLM's processor keeps it."""
+    settings = {
+        "image_processor_type": "SmolVLMImageProcessor",
+        "do_convert_rgb": True,
+        "do_image_splitting": False,
+        "do_normalize": True,
+        "do_pad": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "max_image_size": {"longest_edge": eyes.side},
+        "rescale_factor": 1 / 255,
+        "resample": 1,
+        "size": {"longest_edge": eyes.side},
+    }
+    (out / PREPROCESSOR).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    kept = {"image_seq_len": eyes.places, "processor_class": "SmolVLMProcessor"}
+    (out / PROCESSOR).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def _expanded(tokenizer: Any, encoded: tuple[list[int], list[int]], places: int) -> Example:
+    """Return a conversation whose picture takes as many places as the tower gives it."""
+    fake, whole, image = tokenizer.convert_tokens_to_ids([FAKE, GLOBAL, IMAGE])
+    ids, labels = encoded
+    at = ids.index(image)
+    seen = [fake, whole, *[image] * places, fake]
+    return Example(
+        ids=[*ids[:at], *seen, *ids[at + 1 :]],
+        labels=[*labels[:at], *[IGNORED] * len(seen), *labels[at + 1 :]],
+    )
