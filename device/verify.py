@@ -1,6 +1,7 @@
 """`verify`: checks signatures and every byte of what is current.
 
-Damaged files are forgotten and sent again. The host asks for it before it runs a verb of the runtime.
+Damaged files are forgotten and sent again. The host asks for it before it runs a verb of the
+runtime.
 """
 
 import argparse

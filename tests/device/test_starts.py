@@ -1,4 +1,4 @@
-"""What is executed was verified, whichever verb runs it; and what its owner stopped does not start."""
+"""What is executed was verified, whichever verb runs it; what an owner stopped does not start."""
 
 import shutil
 import subprocess
