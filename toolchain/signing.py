@@ -121,7 +121,7 @@ def sign(manifests: Sequence[Path], key: SigningKey, report: Reporter) -> None:
 
 
 def _described(manifest: Path, before: Signature | None) -> str:
-    """Return what is going to be signed; of a folder that lay elsewhere only the release is proof."""
+    """Return what is going to be signed; of a folder from elsewhere only the release is proof."""
     bundle = read_manifest(manifest.parent)
     day = datetime.date.fromtimestamp(manifest.stat().st_mtime).isoformat()
     had = f"signed by {before.fingerprint} before" if before else "no signature was there"
