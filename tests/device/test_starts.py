@@ -116,3 +116,18 @@ def test_a_stopped_service_starts_with_the_next_push_of_the_same_release(board: 
     assert board.call("status")["service"]["stopped"] is True
     assert "error" not in board.activate(first)
     assert (board.running(), board.call("status")["service"]["stopped"]) == ("1", False)
+
+
+@pytest.mark.slow
+def test_the_status_knows_what_runs_when_the_note_of_the_deployment_has_rotted(
+    board: Board,
+) -> None:
+    first = board.add("1")
+    board.activate(first)
+    (board.store.root / "deployments" / f"{first}.json").write_text("{")
+    seen = board.call("status")
+    assert (seen["release"]["version"], seen["service"]["healthy"], seen["confirmed"]) == (
+        "1",
+        True,
+        True,
+    )
