@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from device import activation, processes, service, tuned
+from device import activation, processes, service, trust, tuned
 from device.errors import DeviceError
 from device.store import RELEASES, Deployment, Store
 
@@ -34,6 +34,7 @@ def calibrate(argv: "list[str]") -> int:
         current = store.current()
         if not current:
             raise DeviceError("nothing_deployed", "there is no release on this board", "push one")
+        trust.check(store, current, store.verify)
         answer = _calibrate(store, current, options.budget)
 
     print(json.dumps(answer))

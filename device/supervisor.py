@@ -102,6 +102,9 @@ class _Supervisor:
 
         Empty if the end was intended.
         """
+        if self._obeys_stop():
+            return ""
+
         try:
             deployment, on_trial = self._choose()
         except DeviceError as error:
@@ -128,13 +131,31 @@ class _Supervisor:
     def _choose(self) -> "tuple[Deployment, bool]":
         """Return the deployment to run, and whether it is on trial.
 
-        On trial means that an activation has just checked it.
+        On trial means that an activation has just checked it and has not committed it.
         """
-        on_trial = not self._recovers()
-        current = self._store.current() if on_trial else self._store.confirmed()
+        switching = not self._recovers()
+        confirmed = self._store.confirmed()
+        current = self._store.current() if switching else confirmed
         if not current:
             raise DeviceError("nothing_deployed", "there is no release on this board", "push one")
+        # A release that a failed switch goes back to was not checked by that switch.
+        on_trial = switching and current != confirmed
         return (current, True) if on_trial else (self._sound(current), False)
+
+    def _obeys_stop(self) -> bool:
+        """End this supervisor if the owner had stopped the service; say whether it had.
+
+        An activation that was killed leaves one that nobody wants.
+        """
+        # A commit, which ends a stop, may come between the first look and the lock.
+        if not (self._store.is_stopped and self._recovers() and self._store.is_stopped):
+            return False
+
+        self._stopping = True
+        confirmed = self._store.confirmed()
+        if confirmed and confirmed.service == service.SYSTEMD:
+            service.choose(self._store, service.SYSTEMD).stop()
+        return True
 
     def _recovers(self) -> bool:
         """Restore the last commit after a switch that was cut short.

@@ -115,7 +115,8 @@ def stop(argv: list[str]) -> int:
 
 
 def _state(store: Store) -> dict[str, Any]:
-    current = store.current()
+    # The file that a name stands for may have rotted; the notes of the last commit say it too.
+    current = store.current() or store.confirmed()
     return {
         "root": str(store.root),
         "release": _described(store, current),

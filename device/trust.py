@@ -33,15 +33,23 @@ def check(store: Store, requested: Deployment, check_bytes: Callable[[str, str],
     Raise DeviceError with the code of the attack. `check_bytes` is the store's `check`, or its
     `verify`, which forgets damaged files.
     """
-    for kind, name in ((RELEASES, requested.release), (RUNTIMES, requested.runtime)):
-        try:
-            check_bytes(kind, name)
-            if not requested.unsigned:
-                _check_signature(store, kind, name)
-            if kind == RELEASES:
-                _check_target(store, name)
-        except (DeviceError, ManifestError) as error:
-            raise _named(error, kind, name) from error
+    check_part(store, requested, RELEASES, check_bytes)
+    check_part(store, requested, RUNTIMES, check_bytes)
+
+
+def check_part(
+    store: Store, requested: Deployment, kind: str, check_bytes: Callable[[str, str], None]
+) -> None:
+    """Check the signer and all bytes of a deployment's release or of its runtime, as `check`."""
+    name = requested.release if kind == RELEASES else requested.runtime
+    try:
+        check_bytes(kind, name)
+        if not requested.unsigned:
+            _check_signature(store, kind, name)
+        if kind == RELEASES:
+            _check_target(store, name)
+    except (DeviceError, ManifestError) as error:
+        raise _named(error, kind, name) from error
 
 
 def is_signed(store: Store, requested: Deployment) -> bool:

@@ -30,6 +30,7 @@ from toolchain.errors import (
     FitError,
     HealthError,
     ToolchainError,
+    TrustError,
     all_of,
 )
 from toolchain.line.flow import Step
@@ -40,6 +41,10 @@ from toolchain.recipe import PackageSpec
 if TYPE_CHECKING:
     from toolchain.push.delta import Patches
     from toolchain.updates import Leaving
+
+
+_IDENTIFIES = re.compile(r"[0-9a-f]{12,64}")
+"""Digits that say which release is meant; fewer could be those of a release made on purpose."""
 
 
 class Product(Protocol):
@@ -239,10 +244,25 @@ def push_bundle(
         return push_to(bundle, Device(connection), report, terms, dry_run=dry_run)
 
 
-def sign_bundle(folder: Path, key: str, report: Reporter) -> signing.SigningKey:
-    """Sign a bundle folder, so that it can be pushed from elsewhere; return the key."""
+def sign_bundle(
+    folder: Path, key: str, report: Reporter, *, release: str = ""
+) -> signing.SigningKey:
+    """Sign a bundle folder, so that it can be pushed from elsewhere; return the key.
+
+    Raise TrustError unless it is the release whose first hex digits are given, where some are.
+    """
+    bundle = open_bundle(folder)
+    if release and not _IDENTIFIES.fullmatch(release):
+        raise ConfigError(
+            f"--release: `{release}` is no release", hint="give 12 or more of its hex digits"
+        )
+    if not (seen := release_of(bundle)).startswith(release):
+        raise TrustError(
+            f"{folder}: release {seen[:12]}, not {release}",
+            hint="do not sign it: it is not what was packaged where that release was made",
+        )
     chosen = signing.find_key(key)
-    signing.sign([open_bundle(folder).path / BUNDLE_MANIFEST], chosen, report)
+    signing.sign([bundle.path / BUNDLE_MANIFEST], chosen, report)
     return chosen
 
 

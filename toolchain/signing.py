@@ -5,6 +5,7 @@ release's name nor of the stage's record: the same inputs give the same release,
 The rule: only a missing signature is made, and only over a folder that still is what was made.
 """
 
+import datetime
 import os
 import tempfile
 from base64 import b64encode
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device.manifest import (
+    BUNDLE_MANIFEST,
     MAX_MANIFEST_BYTES,
     RUNTIME_MANIFEST,
     ManifestError,
     read_bounded,
+    read_manifest,
     read_runtime,
     verify_files,
 )
@@ -105,6 +108,8 @@ def sign(manifests: Sequence[Path], key: SigningKey, report: Reporter) -> None:
         refuse_changed(manifest)
 
     for manifest in unsigned:
+        if manifest.name == BUNDLE_MANIFEST:
+            report.note(_described(manifest, signatures[manifest]))
         if key.public.startswith("sk-"):
             report.note(f"touch the security key: it signs {manifest.name}")
         try:
@@ -113,6 +118,17 @@ def sign(manifests: Sequence[Path], key: SigningKey, report: Reporter) -> None:
             raise ArtifactError(
                 f"{manifest.parent}: the signature cannot be kept there: {error.strerror}"
             ) from error
+
+
+def _described(manifest: Path, before: Signature | None) -> str:
+    """Return what is going to be signed; of a folder from elsewhere only the release is proof."""
+    bundle = read_manifest(manifest.parent)
+    day = datetime.date.fromtimestamp(manifest.stat().st_mtime).isoformat()
+    had = f"signed by {before.fingerprint} before" if before else "no signature was there"
+    return (
+        f"signs {bundle.name} {bundle.version} for {bundle.target}, counter {bundle.counter}: "
+        f"release {bundle.release_id()[:12]}, its manifest written on {day}; {had}"
+    )
 
 
 def refuse_untrusted(address: str, what: str, signature: bytes, signers: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ its owner signed.
 import json
 import platform
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from device.manifest import file_entry
 from tests.device.test_activation import free_port
 from tests.fakes import signers
 from tests.fakes.bundles import finished, make_bundle, make_runtime
+from tests.fakes.datasets import Recorder
 from tests.toolchain.test_cli import said
 from toolchain import signing
-from toolchain.artifacts import Bundle
+from toolchain.artifacts import Bundle, digest
 from toolchain.board import loopback
+from toolchain.delivery import sign_bundle
 from toolchain.errors import ToolchainError
 
 
@@ -139,3 +142,38 @@ def test_a_changed_bundle_without_its_signature_is_neither_signed_nor_pushed(
         error = refused(*words)
         assert (error.exit_code, "not what its record.json says" in error.message) == (8, True)
     assert not (bundle.path / "manifest.json.sig").exists()
+
+
+def test_what_is_signed_is_said_and_whether_a_signature_was_there(tmp_path: Path) -> None:
+    bundle = finished(make_bundle(tmp_path / "bundle", name="tea", version="1.2", counter=3))
+    first, other = (str(signers.make_key(tmp_path / name)) for name in ("key", "other"))
+    release = sha256((bundle.path / "manifest.json").read_bytes()).hexdigest()
+    for key, had in ((first, "no signature was there"), (other, "signed by SHA256:")):
+        recorder = Recorder()
+        sign_bundle(bundle.path, key, recorder)
+        (note,) = [each for each in recorder.notes if each.startswith("signs ")]
+        assert note.startswith(f"signs tea 1.2 for {bundle_target(bundle)}, counter 3: release ")
+        assert release[:12] in note
+        assert had in note
+
+
+def bundle_target(bundle: Bundle) -> str:
+    return str(json.loads((bundle.path / "manifest.json").read_bytes())["target"])
+
+
+def test_only_the_release_that_was_named_is_signed(tmp_path: Path) -> None:
+    """Whoever rewrites the record and takes the signature away cannot choose the release."""
+    bundle = finished(make_bundle(tmp_path / "bundle"))
+    key = str(signers.make_key(tmp_path / "key"))
+    release = sha256((bundle.path / "manifest.json").read_bytes()).hexdigest()
+    forged(bundle)
+    record = bundle.record.model_copy(update={"digest": digest(bundle.path)})
+    (bundle.path / "record.json").write_text(record.model_dump_json())
+    words = ("sign", str(bundle.path), "--sign", key, "--release")
+    error = refused(*words, release[:12])
+    assert (error.exit_code, f"not {release[:12]}" in error.message) == (8, True)
+    for short in ("abc", release[:11], "x" * 12, release + "0"):
+        assert refused(*words, short).exit_code == 2
+    assert not (bundle.path / "manifest.json.sig").exists()
+    now = sha256((bundle.path / "manifest.json").read_bytes()).hexdigest()
+    assert "is signed by" in said(*words, now)

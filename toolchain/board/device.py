@@ -23,6 +23,8 @@ from toolchain.errors import (
     TrustError,
 )
 
+_VERIFY_S = 600.0
+"""Seconds in which a board must have read and hashed its runtime."""
 _ILLEGAL_INSTRUCTION = 128 + 4
 """Exit status of a command that died by SIGILL."""
 ERRORS: dict[str, type[ToolchainError]] = {
@@ -227,6 +229,8 @@ class Device:
         if verb == "ask":
             return [*python, "ask", "--port", str(current["port"]), *arguments]
 
+        # A start checks what it runs; so does a verb that runs without a start.
+        self.call("verify", "--runtime-only", timeout_s=_VERIFY_S)
         root = status["root"]
         runtime_folder = f"{root}/runtimes/{current['runtime']}"
         bundle = f"{root}/releases/{current['release']}"

@@ -301,12 +301,16 @@ def push(
 def sign_verb(
     bundle: BundleFolder,
     sign: Sign = "",
+    release: Annotated[
+        str,
+        typer.Option("--release", help="Sign this release only: 12 or more of its hex digits."),
+    ] = "",
 ) -> None:
     """Sign a bundle with an SSH key, so that it can be pushed from a computer without that key."""
     from toolchain.delivery import sign_bundle
 
     with console.terminal() as report:
-        key = sign_bundle(bundle, sign, report)
+        key = sign_bundle(bundle, sign, report, release=release)
     console.show_text(f"{bundle} is signed by {key.fingerprint}")
 
 

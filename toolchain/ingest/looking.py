@@ -88,6 +88,13 @@ def _looked(asked: _Look) -> Parts:
     shards = shards_of(names, folder, ways.shard_bytes)
     with held(room, ways):
         room.open(_key(asked, names, key, room), [shard.name for shard in shards])
+        left = [each for each in shards if not room.is_whole(each.number, each.name)]
+        for shard in left:
+            if room.is_damaged(shard.number, shard.name):
+                ways.report.note(
+                    f"{shard.name}: what was kept of it (shard {shard.number + 1}) is damaged: "
+                    "it is read again"
+                )
         jobs = [
             ReadJob(
                 room=room,
@@ -100,8 +107,7 @@ def _looked(asked: _Look) -> Parts:
                 key=key.hex(),
                 tools=list(tools),
             )
-            for shard in shards
-            if not room.finished(shard.number, shard.name)
+            for shard in left
         ]
         run(jobs, ways.ingest, progress(ways, "read", len(jobs)))
         parts = _parts(spec, room, (read, later), opening, ways)

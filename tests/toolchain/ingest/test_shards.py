@@ -1,10 +1,12 @@
 """Shards: the same data set whoever reads it, and after any end of the process that reads it."""
 
+import dataclasses
 import errno
 import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from toolchain.errors import ArtifactError
 from toolchain.ingest import Ways, look
 from toolchain.ingest.files import source
 from toolchain.ingest.shards.plan import shards_of
+from toolchain.progress import Silent
 from toolchain.recipe import DataSpec, IngestSpec
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -353,4 +356,63 @@ def test_a_room_whose_notes_are_damaged_is_made_anew(
         note.unlink()
     else:
         note.write_bytes(content)
+    assert read(folder, tmp_path, by(tmp_path, 1)).digest == whole.digest
+
+
+class Notes(Silent):
+    """Keeps what was noted."""
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.noted.append(text)
+
+
+def flip(file: Path, at: float) -> None:
+    content = bytearray(file.read_bytes())
+    content[min(len(content) - 1, int(at * len(content)))] ^= 0x01
+    seen = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_in_any_file_that_was_kept_is_one_sentence_and_the_shard_is_read_again(
+    folder: Path, whole: Dataset, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    killed(folder, kept)
+    files = sorted(
+        file.relative_to(kept)
+        for file in kept.rglob("00001/*")
+        if file.is_file() and file.stat().st_size
+    )
+    assert len(files) > 8
+    for number, file in enumerate(files):
+        out = tmp_path / str(number)
+        shutil.copytree(kept, out)
+        flip(out / file, random.Random(number).random())
+        notes = Notes()
+        ways = dataclasses.replace(by(out, 1), report=notes)
+        assert read(folder, out, ways).digest == whole.digest, file
+        said = [note for note in notes.noted if "is damaged: it is read again" in note]
+        assert len(said) == 1, file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["out-train.jsonl", "out-pages.jsonl", "lengths.json"])
+def test_a_flipped_bit_in_what_a_shard_wrote_is_written_again(
+    folder: Path, whole: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ingest_module, "join_parts", cut)
+        read(folder, tmp_path, by(tmp_path, 1))
+    kept = [file for file in tmp_path.rglob(name) if file.stat().st_size]
+    assert len(kept) > 5
+    for file in kept:
+        flip(file, 0.5)
     assert read(folder, tmp_path, by(tmp_path, 1)).digest == whole.digest

@@ -9,9 +9,10 @@ import pytest
 from device import facts as board_facts
 from device.manifest import read_manifest, read_runtime
 from tests.fakes.board import FakeConnection
-from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
 from tests.toolchain.push.conftest import push_unsigned
+from toolchain import delivery
 from toolchain.artifacts import Bundle
 from toolchain.board.device import Device
 from toolchain.errors import (
@@ -55,6 +56,38 @@ def test_an_old_python_is_named_before_anything_is_sent(runtime: Path, tmp_path:
     assert caught.value.message == "pi@old: Python 3.9.2 is too old, the oldest that works is 3.10"
     assert caught.value.hint.startswith("put a newer image on the board: Raspberry Pi OS 12")
     assert not (tmp_path / "home" / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"userland_bits": 32}, "pi@odd: the board's system is 32-bit"),
+        ({"disk_noexec": True}, "is mounted noexec: a runtime's libraries cannot be loaded there"),
+        ({"disk_free_bytes": 1}, "pi@odd: disk full: "),
+    ],
+)
+def test_what_the_facts_refuse_is_refused_before_a_runtime_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, object], message: str
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (tmp_path / "home").mkdir()
+    seen = {
+        "facts": {**board_facts.read(str(tmp_path)), **facts},
+        "stored": board_facts.stored(str(tmp_path)),
+    }
+    (programs / "seen.json").write_text(json.dumps(seen))
+    (programs / "python3").write_text(f"#!/bin/sh\ncat >/dev/null\ncat {programs}/seen.json\n")
+    (programs / "python3").chmod(0o755)
+    odd = FakeConnection(tmp_path / "home", address="pi@odd", path=f"{programs}:/usr/bin:/bin")
+    built: list[object] = []
+    monkeypatch.setattr(delivery.runtime, "for_board", lambda *words: built.append(words))
+    with pytest.raises(ToolchainError) as caught:
+        delivery.push_to(
+            finished(make_bundle(tmp_path / "b")), Device(odd), Silent(), delivery.Terms(port=8080)
+        )
+    assert message in caught.value.message
+    assert built == []
 
 
 def test_a_board_without_python_is_told_how_to_get_it(runtime: Path, tmp_path: Path) -> None:

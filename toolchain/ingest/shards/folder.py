@@ -21,13 +21,13 @@ from typing import Any
 
 from toolchain import errors
 from toolchain.errors import ToolchainError
-from toolchain.files import write_whole
 from toolchain.ingest.clean.near import BLOCK, Signer
 from toolchain.ingest.entries import Document, Entry, Place, Tools
 from toolchain.ingest.found import Found
 from toolchain.ingest.reading import FileRead, ShardRead
 from toolchain.ingest.rules import TextRules
 from toolchain.ingest.shards.columns import Column, Lines, Signatures
+from toolchain.ingest.shards.seals import are_whole, digests_of, read_sealed, write_sealed
 from toolchain.ingest.split import draw, key_digest, plain_key, question_key, question_of
 from toolchain.tool_use import said
 
@@ -183,12 +183,14 @@ def write_read(
 ) -> None:
     """Write what was read of a shard, last of all: with it the shard is finished.
 
-    Values stay out of it: rows as they were understood and texts before redaction are for `Shown`.
+    It holds the sizes and digests of the other files. Values stay out of it: rows as they were
+    understood and texts before redaction are for `Shown`.
     """
     read, found = seen
     found.write(folder / "findings.jsonl")
     file = read.file
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != READ}
+    files = [path for path in folder.iterdir() if path.name != READ]
+    sizes = {path.name: path.stat().st_size for path in files}
     content = {
         **counts,
         "file": file
@@ -200,8 +202,9 @@ def write_read(
         "found": found.totals(),
         "has_values": bool(found.replaced),
         "sizes": sizes,
+        "digests": digests_of(files),
     }
-    write_whole(folder / READ, as_json(content), lasting=lasting)
+    write_sealed(folder / READ, content, lasting=lasting)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,12 +223,18 @@ class Finished:
     totals: Mapping[str, Any]
     """What was found, in numbers."""
     has_values: bool
+    digests: Mapping[str, str]
+    """Name of each of its files and its sha256."""
+
+    def is_whole(self) -> bool:
+        """Say whether every byte is as it was written."""
+        return are_whole(self.folder, self.digests)
 
 
 def finished(folder: Path, name: str) -> Finished | None:
     """Return a shard that was read to its end; None for any other."""
     try:
-        content = json.loads((folder / READ).read_text(encoding="utf-8"))
+        content = read_sealed(folder / READ)
         sizes = content["sizes"]
         if any((folder / file).stat().st_size != size for file, size in sizes.items()):
             return None
@@ -259,6 +268,7 @@ def _finished(folder: Path, name: str, content: Mapping[str, Any]) -> Finished:
         read=read,
         totals=content["found"],
         has_values=content["has_values"],
+        digests=content["digests"],
     )
 
 

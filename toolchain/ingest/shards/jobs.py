@@ -18,6 +18,7 @@ from toolchain.ingest.rules import TextRules
 from toolchain.ingest.shards.folder import Asked, FolderSink, clear, write_read
 from toolchain.ingest.shards.pairs import Texts, decide
 from toolchain.ingest.shards.room import Room
+from toolchain.ingest.shards.seals import seal
 from toolchain.ingest.shards.values import write_values
 from toolchain.ingest.shards.write import write_shard
 from toolchain.recipe import DataSpec
@@ -109,5 +110,8 @@ def _read(job: ReadJob) -> None:
             reader.rows(job.name, path, cut)
         except ToolchainError as error:
             read.fail(error)
-    write_values(job.room.values_of(job.number), read, found, shows=job.room.shows)
+    values = job.room.values_of(job.number)
+    write_values(values, read, found, shows=job.room.shows)
+    if values.is_file() and not job.room.shows:
+        seal(values, lasting=True)
     write_read(folder, (read, found), sink.counts(), lasting=not job.room.shows)

@@ -16,6 +16,7 @@ from toolchain.ingest.clean.near import BANDS, candidates, pieces_of, share_of
 from toolchain.ingest.entries import Messages
 from toolchain.ingest.shards.columns import band_of, numbers
 from toolchain.ingest.shards.room import Room, store_of
+from toolchain.ingest.shards.seals import is_sealed, seal
 from toolchain.ingest.shards.views import Store
 from toolchain.ingest.split import plain_key, question_of
 from toolchain.tool_use import said
@@ -69,8 +70,8 @@ def propose(room: Room, store: Store, texts: Texts, chosen: "npt.NDArray[np.bool
 
 
 def is_decided(room: Room, texts: Texts, number: int) -> bool:
-    """Say whether a chunk of candidates was decided before."""
-    return _decided(room, texts, number).is_file()
+    """Say whether a chunk of candidates was decided before, and is kept as it was written."""
+    return is_sealed(_decided(room, texts, number))
 
 
 def near(room: Room, texts: Texts, chunks: int) -> Iterator[tuple[int, int]]:
@@ -91,6 +92,7 @@ def decide(room: Room, texts: Texts, number: int, limit: float) -> None:
     is_near = np.fromiter((rule(*row) for row in rows.tolist()), np.uint8, len(rows))
     with whole_file(_decided(room, texts, number), lasting=not room.shows) as part:
         is_near.tofile(part)
+    seal(_decided(room, texts, number), lasting=not room.shows)
 
 
 class _Compare:

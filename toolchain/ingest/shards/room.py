@@ -13,7 +13,8 @@ from pathlib import Path
 
 from toolchain.config import Frozen
 from toolchain.files import write_whole
-from toolchain.ingest.shards.folder import Finished, finished
+from toolchain.ingest.shards.folder import READ, Finished, finished
+from toolchain.ingest.shards.seals import is_sealed
 from toolchain.ingest.shards.views import Store
 from toolchain.lock import HOLDER
 
@@ -77,6 +78,18 @@ class Room(Frozen):
         if shard and shard.has_values and not self.values_of(number).is_file():
             return None
         return shard
+
+    def is_whole(self, number: int, name: str) -> bool:
+        """Say whether a shard was read to its end, and is kept as it was written."""
+        shard = self.finished(number, name)
+        values = self.values_of(number)
+        return bool(
+            shard and shard.is_whole() and (not values.is_file() or self.shows or is_sealed(values))
+        )
+
+    def is_damaged(self, number: int, name: str) -> bool:
+        """Say whether a shard was read to its end and is not what was written any more."""
+        return (self.shard(number) / READ).is_file() and not self.is_whole(number, name)
 
     def store(self) -> Store:
         """Return all shards, each of which is finished."""

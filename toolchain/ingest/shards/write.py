@@ -1,6 +1,5 @@
 """Writes what is learned and what is held out of one shard, as the data set will hold it."""
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from toolchain.artifacts import jsonl_line
-from toolchain.files import whole_file, write_whole
+from toolchain.files import whole_file
 from toolchain.ingest.conversation import conversation, pages
 from toolchain.ingest.shards.columns import numbers
 from toolchain.ingest.shards.room import Room, store_of
+from toolchain.ingest.shards.seals import are_whole, digests_of, read_sealed, write_sealed
 from toolchain.ingest.shards.views import Entries
 from toolchain.ingest.split import HELD_OUT, LEARNED
 from toolchain.tool_use import said
@@ -75,7 +75,9 @@ def write_shard(room: Room, number: int, opening: Sequence[Mapping[str, str]]) -
                     streams[part].write(jsonl_line(row))
                 if state == LEARNED:
                     _write_pages(pages(entry), streams["pages"], lengths.texts)
-    write_whole(_lengths(room, number), json.dumps(asdict(lengths)), lasting=not room.shows)
+    digests = digests_of(_part(room, number, part) for part in PARTS)
+    content = {"lengths": asdict(lengths), "digests": digests}
+    write_sealed(_lengths(room, number), content, lasting=not room.shows)
 
 
 def _write_pages(texts: Iterable[str], stream: IO[str], sizes: Sizes) -> None:
@@ -85,15 +87,18 @@ def _write_pages(texts: Iterable[str], stream: IO[str], sizes: Sizes) -> None:
 
 
 def is_written(room: Room, number: int) -> bool:
-    """Say whether a shard was written before."""
-    return _lengths(room, number).is_file()
+    """Say whether a shard was written before, and is kept as it was written."""
+    try:
+        return are_whole(room.shard(number), read_sealed(_lengths(room, number))["digests"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def lengths_of(room: Room, count: int) -> Lengths:
     """Return the lengths of what all shards wrote."""
     total = Lengths()
     for number in range(count):
-        each: dict[str, Any] = json.loads(_lengths(room, number).read_text(encoding="utf-8"))
+        each: dict[str, Any] = read_sealed(_lengths(room, number))["lengths"]
         for name, sizes in each.items():
             getattr(total, name).join(sizes)
     return total
