@@ -79,11 +79,12 @@ class Shop:
         forks = python if python.exists() else None
         yield FakeConnection(home, address=address, python=forks)
 
-    def bundle(self, version: int, **moods: str) -> Bundle:
+    def bundle(self, version: int, *, check: str = "good", serve: str = "good") -> Bundle:
         folder = self.folder / f"bundle-{version}"
         if record := recorded(folder):
             return Bundle(path=folder, record=record)
-        return finished(make_bundle(folder, version=str(version), counter=version, **moods))
+        made = make_bundle(folder, version=str(version), counter=version, check=check, serve=serve)
+        return finished(made)
 
     def push(self, bundle: Bundle, *, dry_run: bool = False, only: str = "") -> Rollout:
         patches, report = Patches(), Together(self.report)
