@@ -36,6 +36,7 @@ def forking(folder: Path, agent: Path) -> Iterator[Path]:
     finally:
         server.kill()
         server.wait()
+        place.unlink(missing_ok=True)
 
 
 class Forked:

@@ -212,9 +212,9 @@ def test_a_host_that_is_killed_breaks_no_board_and_sends_nothing_twice(
                     again = _finished(shop, host, version)
                     rounds.saw("boards that had it before the rerun, 0 bytes sent again", again)
             _finished(shop, host, version)
-            shop.stop()
     finally:
         host.close()
+        shop.stop()
 
 
 def _kill(shop: Shop, host: Host, version: int, at: int) -> int:
