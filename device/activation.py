@@ -20,6 +20,9 @@ from device.child import die_with_parent
 from device.errors import DeviceError
 from device.store import RELEASES, Deployment, Store
 
+LOOK_S = 0.1
+"""Seconds between two looks at a service."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -45,7 +48,7 @@ def activate(store: Store, requested: Deployment, limits: Limits) -> dict[str, A
         "service": requested.service,
         "unchanged": False,
     }
-    if current == requested and service.healthy(requested.port):
+    if current == requested and _serves(store, requested):
         return dict(answer, unchanged=True)
 
     if not current or current.release != requested.release:
@@ -60,6 +63,20 @@ def activate(store: Store, requested: Deployment, limits: Limits) -> dict[str, A
     _sweep_agents(store)
 
     return answer
+
+
+def _serves(store: Store, current: Deployment) -> bool:
+    """Say whether the service answers. One that lives and is only slow is waited for.
+
+    A busy board, or one that loads its model, would be made busier by a start of the same release.
+    """
+    running = service.choose(store, current.service)
+    deadline = time.monotonic() + health.start_limit_s(store, current.release)
+    while not service.healthy(current.port):
+        if not running.pid() or running.failure() or time.monotonic() >= deadline:
+            return False
+        time.sleep(LOOK_S)
+    return True
 
 
 def refuse_downgrade(store: Store, requested: Deployment) -> None:
@@ -259,7 +276,7 @@ def _watch(store: Store, deployment: Deployment, limits: Limits) -> None:
                 f"the service {failure}",
                 f"its log: {store.root / 'run' / 'service.log'}",
             )
-        time.sleep(0.1)
+        time.sleep(LOOK_S)
 
     raise DeviceError("unhealthy", f"the service was not healthy within {limit_s:g} s")
 

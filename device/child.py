@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from device.errors import DeviceError
-from device.facts import cpuinfo
 from device.manifest import RUNTIME_MANIFEST, RuntimeManifest, read_runtime
 
 Result = dict[str, Any]
@@ -121,6 +120,8 @@ def illegal_instruction(runtime: RuntimeManifest | None, features: Sequence[str]
 
 
 def _cpu_features() -> list[str]:
+    from device.facts import cpuinfo
+
     try:
         return list(
             cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))[

@@ -1,7 +1,6 @@
 """What a running service has counted, read from its own `/metrics` on this board."""
 
 import re
-from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 TIMEOUT_S = 5.0
@@ -65,6 +64,8 @@ def figures(port: int) -> "dict[str, Any] | None":
 
 
 def _read(port: int) -> "str | None":
+    from http.client import HTTPConnection, HTTPException
+
     connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/metrics")

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +17,6 @@ from device import disk
 from device.child import UNCOMPILED
 from device.disk import make_folder, read_json, remove, write_whole
 from device.errors import DeviceError
-from device.facts import user_name
 from device.manifest.reading import parse_json
 from device.processes import (
     NOTE,
@@ -32,6 +30,8 @@ from device.store import RELEASES, RUNTIMES, SERVICES, Deployment, Store
 
 SYSTEMD, SUPERVISED = SERVICES
 OWN_LOG = "supervisor.log"
+HEALTH_S = 5.0
+"""Seconds for an answer of /health; a busy board may need more, and is asked again."""
 START_S = 60.0
 """Seconds for a supervisor to end another and to note itself."""
 # On a disk that takes no byte it runs without a note.
@@ -128,7 +128,7 @@ class Systemd:
         self._run = store.root / "run"
         self._name = unit_name(store.root)
         self.survives_reboot = _lingers()
-        self.hint = "" if self.survives_reboot else f"sudo loginctl enable-linger {user_name()}"
+        self.hint = "" if self.survives_reboot else f"sudo loginctl enable-linger {_user_name()}"
 
     def start(self) -> None:
         """Write the unit and restart it, now and at boot."""
@@ -205,7 +205,9 @@ def kind_here() -> str:
 
 def healthy(port: int) -> dict[str, Any] | None:
     """Return the body of /health; None unless it is answered with 200."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    from http.client import HTTPConnection, HTTPException
+
+    connection = HTTPConnection("127.0.0.1", port, timeout=HEALTH_S)
     try:
         connection.request("GET", "/health")
         answer = connection.getresponse()
@@ -250,7 +252,13 @@ def agent() -> str:
 
 
 def _lingers() -> bool:
-    return os.path.exists(f"/var/lib/systemd/linger/{user_name()}")
+    return os.path.exists(f"/var/lib/systemd/linger/{_user_name()}")
+
+
+def _user_name() -> str:
+    from device.facts import user_name
+
+    return user_name()
 
 
 def unit_name(root: Path) -> str:

@@ -92,6 +92,10 @@ class UnreachableError(BoardError):
     """A board that is off, or that no network leads to."""
 
 
+class BusyError(BoardError):
+    """A board on which another push or activation is under way."""
+
+
 class TrustError(ToolchainError):
     """A host key, a signature or a version that must not be trusted."""
 

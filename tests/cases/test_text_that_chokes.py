@@ -129,13 +129,10 @@ def test_every_bad_line_of_every_file_is_named_at_once(tmp_path: Path) -> None:
     assert messages[-1] == "data: 22 more lines are wrong"
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
-def test_a_file_in_another_encoding_is_named_with_how_to_save_it(
-    tmp_path: Path, encoding: str
-) -> None:
-    (tmp_path / "wide.jsonl").write_bytes(GOOD.decode().encode(encoding))
+def test_a_file_in_another_encoding_is_named_with_how_to_save_it(tmp_path: Path) -> None:
+    (tmp_path / "wide.jsonl").write_bytes(GOOD.decode().encode("utf-32"))
     refused = ingested(tmp_path, "wide.jsonl")
-    assert refused.message == f"wide.jsonl:1: text in {encoding.upper()}, not in UTF-8"
+    assert refused.message == "wide.jsonl:1: text in UTF-32, not in UTF-8"
     assert "iconv" in refused.hint
 
 

@@ -150,6 +150,18 @@ def test_the_same_release_again_changes_nothing(board: Board) -> None:
     assert board.call("status")["service"]["pid"] == pid
 
 
+@pytest.mark.slow
+def test_a_service_that_lives_and_is_only_slow_is_not_started_anew(board: Board) -> None:
+    first = board.add("1")
+    board.activate(first)
+    pid = board.call("status")["service"]["pid"]
+    naps = board.store.root / "run" / "naps"
+    naps.write_text("3")
+    assert board.activate(first)["unchanged"] is True
+    assert naps.read_text() == "0"
+    assert board.call("status")["service"]["pid"] == pid
+
+
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("check", "serve", "message"),

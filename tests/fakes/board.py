@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.fakes.forking import Forked
 from toolchain.board.connection import Finished
 from toolchain.board.kind import Kind, kind_of
 from toolchain.errors import BoardError
@@ -13,14 +14,22 @@ from toolchain.errors import BoardError
 class FakeConnection:
     """Runs a board's commands with a home of its own.
 
-    The line is dead after `cut_after` bytes to the board, or after `deaf_after` from it.
+    The line is dead after `cut_after` bytes to the board, or after `deaf_after` from it. With
+    `python` its commands are forks of that one (tests/fakes/forking.py).
     """
 
     def __init__(
-        self, home: Path, *, cut_after: int | None = None, address: str = "local", path: str = ""
+        self,
+        home: Path,
+        *,
+        cut_after: int | None = None,
+        address: str = "local",
+        path: str = "",
+        python: Path | None = None,
     ) -> None:
         self.home, self.cut_after, self._address = home, cut_after, address
         self.deaf_after: int | None = None
+        self.python = python
         self.commands: list[Sequence[str]] = []
         self.sent = self.heard = 0
         self.environment = {
@@ -73,20 +82,26 @@ class FakeChannel:
         self._complaints = board.home / f"stderr-{len(board.commands)}"
         try:
             with self._complaints.open("wb") as stderr:
-                self._child = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    env=board.environment,
-                    cwd=board.home,
-                )
+                self._child = self._started(argv, stderr.fileno())
         except FileNotFoundError:
             self._child = subprocess.Popen(
                 ["sh", "-c", "exit 127"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
         assert self._child.stdin and self._child.stdout
         self._input, self._output = self._child.stdin, self._child.stdout
+
+    def _started(self, argv: list[str], stderr: int) -> "subprocess.Popen[bytes] | Forked":
+        board = self._board
+        if board.python and argv[0] == "python3":
+            return Forked(board.python, argv, board.home, board.environment, stderr)
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=board.environment,
+            cwd=board.home,
+        )
 
     def send(self, chunk: bytes | memoryview) -> None:
         left = (

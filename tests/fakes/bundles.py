@@ -69,8 +69,15 @@ if verb == "check":
     print(json.dumps({"goldens": 8, "exact": True, "decode_tok_s": rate, **load}))
     sys.exit(0)
 
+naps = bundle.parent.parent / "run" / "naps"
+
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        left = int(naps.read_text()) if naps.is_file() else 0
+        if left:
+            naps.write_text(str(left - 1))
+            self.send_error(503)
+            return
         body = json.dumps({"status": "ok", "bundle": bundle.name}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -84,7 +91,7 @@ port = int(sys.argv[sys.argv.index("--port") + 1])
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Health).serve_forever()
 """
 """A runtime in the standard library: the first line of the bundle's model says how `check` and
-`serve` behave.
+`serve` behave. A number in `run/naps` of the store is how often its service does not answer.
 """
 
 

@@ -55,5 +55,5 @@ def tiny_dataset(
     """Write four questions of three phrasings each and ingest them."""
     folder.mkdir(parents=True, exist_ok=True)
     write_lines(folder / "questions.jsonl", rows)
-    spec = DataSpec(files=("questions.jsonl",), hold_out=hold_out)
+    spec = DataSpec.model_validate({"files": ("questions.jsonl",), "hold_out": hold_out})
     return ingest(spec, folder, folder / "dataset", Silent(), seed=0)

@@ -16,6 +16,7 @@ from toolchain.board.kind import Kind
 from toolchain.errors import (
     ArtifactError,
     BoardError,
+    BusyError,
     ConfigError,
     HealthError,
     ToolchainError,
@@ -33,6 +34,7 @@ ERRORS: dict[str, type[ToolchainError]] = {
     **dict.fromkeys(codes.ARTIFACT, ArtifactError),
     **dict.fromkeys(codes.REQUEST, ConfigError),
     **dict.fromkeys(codes.TOO_LONG, TooLongError),
+    "busy": BusyError,
 }
 """Code of a device's error → ours; every other code is a BoardError."""
 _KEEP_AGENT = (

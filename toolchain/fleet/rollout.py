@@ -9,11 +9,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from threading import Event
+from time import monotonic, sleep
 from typing import Any, Literal
 
 from toolchain.artifacts import Deployment
 from toolchain.board.device import Device
-from toolchain.errors import BoardError, HealthError, ToolchainError, UnreachableError
+from toolchain.errors import (
+    BoardError,
+    BusyError,
+    HealthError,
+    ToolchainError,
+    UnreachableError,
+)
 from toolchain.fleet.inventory import BoardSpec, Fleet, seconds
 from toolchain.fleet.journal import Journal
 from toolchain.fleet.reaching import Opener, reach
@@ -24,6 +31,9 @@ Send = Callable[[Device], Deployment]
 """Brings the release to one board, or says what that would send."""
 State = Literal["done", "same", "failed", "waiting", "untouched"]
 """`same`: it ran the release before; `waiting`: it cannot be reached; `untouched`: not tried."""
+BUSY_S = 1200.0
+"""Seconds for another push to a board to end; the longest check takes 900 (device/health.py)."""
+BUSY_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,15 +197,30 @@ class _Run:
         try:
             if self._runs(device):
                 return replace(outcome, state="same")
-            done = self._send(device)
+            done = self._sent(device)
         except UnreachableError as error:  # it went off in the middle: nobody knows in what state
             raise BoardError(error.message, hint=error.hint) from error
+        # A busy board may have said of itself that it does not answer, and did so a moment later.
         return replace(
             outcome,
+            state="same" if done.unchanged else outcome.state,
             bytes_sent=done.bytes_sent,
             seconds=done.seconds,
             message=_planned(done) if self._dry_run else "",
         )
+
+    def _sent(self, device: Device) -> Deployment:
+        """Push; wait for another push that is under way there, such as that of a killed host."""
+        deadline = monotonic() + BUSY_S
+        while True:
+            try:
+                return self._send(device)
+            except BusyError as error:
+                if monotonic() >= deadline:
+                    raise
+                self._report.note(f"{error.message}: it is waited for")
+                sleep(BUSY_PAUSE_S)
+                device.look(again=True)
 
     def _runs(self, device: Device) -> bool:
         """Say whether a board runs this release and is healthy."""

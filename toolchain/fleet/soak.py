@@ -18,6 +18,7 @@ LOOKS = 10
 """Looks at a board during a short soak."""
 ENOUGH = 10
 """Answers from which on the time to the first token is judged."""
+SILENT = "its service is not healthy: it does not answer"
 SHARE = 0.9
 """Share of the answers that must begin in time."""
 
@@ -49,7 +50,8 @@ def watch(address: str, plan: Watch, opener: Opener) -> str:
     """Return what went wrong on a board within the time; empty if nothing did.
 
     The line is opened for each look: a soak may take hours. A board that is gone for a moment is
-    asked again; one that is gone at the end has failed.
+    asked again; one that is gone at the end has failed. So is one whose service lives and does not
+    answer in time: a busy board may be slow once.
     """
     end = time.monotonic() + plan.seconds
     pause = min(MOST_PAUSE_S, plan.seconds / LOOKS)
@@ -59,17 +61,31 @@ def watch(address: str, plan: Watch, opener: Opener) -> str:
         try:
             with reach(address, opener) as device:
                 seen = _look(device)
-            gone = ""
-            first = first or seen
-            if trouble := judge(first, seen, plan):
-                return trouble
+            if silent(seen):
+                gone = SILENT
+            else:
+                gone = ""
+                first = first or seen
+                if trouble := judge(first, seen, plan):
+                    return trouble
         except UnreachableError as error:
             gone = error.message.removeprefix(f"{address}: ")
         except ToolchainError as error:
             return error.message.removeprefix(f"{address}: ")
         if time.monotonic() >= end:
-            return f"gone after the switch: {gone}" if gone else ""
+            return _at_the_end(gone)
         time.sleep(min(pause, max(0.0, end - time.monotonic())))
+
+
+def _at_the_end(gone: str) -> str:
+    return gone if gone == SILENT or not gone else f"gone after the switch: {gone}"
+
+
+def silent(seen: Look) -> bool:
+    """Say whether a board's service lives and gave no answer to this look."""
+    service = seen.status.get("service") or {}
+    lives = bool(service.get("pid")) and not service.get("failure")
+    return lives and service.get("healthy") is not True
 
 
 def _look(device: Device) -> Look:

@@ -1,10 +1,13 @@
 """What a board must hold after a switch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from toolchain.fleet.soak import Look, Watch, judge
+from toolchain.fleet import soak
+from toolchain.fleet.soak import SILENT, Look, Watch, judge, watch
 
 RELEASE = "a" * 64
 
@@ -54,3 +57,52 @@ def test_answers_that_begin_too_late_are_trouble_once_there_are_enough_of_them()
     assert said(late, limit=0.8) == "12 of 20 answers began later than after 1 s"
     assert said(look(first_token_s=classes(5, 24, 25, 25)), limit=0.8) == ""
     assert said(look(first_token_s=classes(5, 5, 5, 14)), limit=0.8) == ""
+
+
+SLOW = {"healthy": False, "pid": 7, "failure": "", "figures": None}
+"""What `status` says of a service that lives and did not answer in time."""
+
+
+@pytest.mark.parametrize(
+    ("looks", "trouble"),
+    [
+        ([look(service=SLOW), look(), look()], ""),
+        ([look(), look(service=SLOW), look()], ""),
+        ([look(), look(), look(service=SLOW)], SILENT),
+        (
+            [look(), look(service=SLOW | {"failure": "was killed"}), look()],
+            "its service is not healthy: was killed",
+        ),
+        (
+            [look(), look(service=SLOW | {"pid": None}), look()],
+            "its service is not healthy: it does not answer",
+        ),
+    ],
+)
+def test_a_service_that_is_slow_once_is_asked_again(
+    looks: list[Look], trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = _Clock()
+    left = iter(looks)
+
+    @contextmanager
+    def opened(_: str) -> Iterator[Any]:
+        yield None
+
+    monkeypatch.setattr(soak, "time", clock)
+    monkeypatch.setattr(soak, "LOOKS", len(looks) - 1)
+    monkeypatch.setattr(soak, "_look", lambda _: next(left))
+    assert watch("pi@a", Watch(release=RELEASE, seconds=4.0), opened) == trouble
+
+
+class _Clock:
+    """Time that passes only in a pause."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
