@@ -221,6 +221,7 @@ def test_a_golden_with_a_picture_fails_where_the_eyes_are_others(
         check_bundle(other)
 
 
+@needs_eyes
 def test_the_projector_is_a_file_that_the_manifest_names(bundle: Path, tmp_path: Path) -> None:
     manifest = read_manifest(bundle)
     assert manifest.projector in manifest.opened
