@@ -104,7 +104,7 @@ def read_packed(
 def packs(model: Any) -> Iterator[bool]:
     """Let a model read packed rows, if it reads them as it reads plain ones; yield whether so."""
     own = model.config._attn_implementation
-    if not _may_pack(model.config.get_text_config()):
+    if sees(model) or not _may_pack(model.config.get_text_config()):
         yield False
         return
     is_equal = _is_equal(model, own)
@@ -114,6 +114,11 @@ def packs(model: Any) -> Iterator[bool]:
         yield is_equal
     finally:
         _use(model, own)
+
+
+def sees(model: Any) -> bool:
+    """Return whether a model has a vision tower, whose attention looks in both directions."""
+    return hasattr(model.config, "vision_config")
 
 
 def is_packing(model: Any) -> bool:

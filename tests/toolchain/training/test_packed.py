@@ -1,10 +1,12 @@
 """Packed rows give the loss and the gradients of rows that are read one by one."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.fakes.eyes import reference, tiny_smolvlm
 from tests.fakes.models import tiny_llama, tiny_qwen2
 from toolchain.chat import IGNORED
 from toolchain.models.checkpoints import load_model
@@ -129,3 +131,13 @@ def test_dropout_of_the_attention_drops_weights(model: Any) -> None:
     whole = packed._scored(*states, 0, 0.3, 0.0)
     dropped = packed._scored(*states, 0, 0.3, 0.5)
     assert not torch.allclose(whole, dropped)
+
+
+def test_a_model_that_sees_is_not_packed(tmp_path: Path) -> None:
+    """Its tower looks in both directions: trained as if it did not, starter-eyes saw half."""
+    model = reference(tiny_smolvlm(tmp_path / "model"))
+    towers = [model.config, model.config.vision_config, model.config.text_config]
+    own = [config._attn_implementation for config in towers]
+    with packs(model) as is_packed:
+        assert not is_packed
+        assert [config._attn_implementation for config in towers] == own
