@@ -135,11 +135,10 @@ def test_a_round_that_replays_nothing_is_refused_with_what_it_forgot(folder: Pat
     said = demitasse(folder, "evaluate", "desk.toml", code=6)
     before, now = _rounds(folder)
     assert now["train"] == len(NEW) and now["forgotten"] > MOST_LOST
-    assert (
-        "not good enough: on 12 held-out questions of the round before exact match fell from "
-        f"{before['exact_match']:.1%} to {now['exact_match']:.1%}, by {now['forgotten']:.1f} "
-        "points; the round allows 0" in said
-    )
+    assert "not good enough: on 12 held-out questions of the round before exact match fell" in said
+    assert f"{before['exact_match']:.1%} to {now['exact_match']:.1%}" in said
+    assert f"by {now['forgotten']:.1f}" in said
+    assert "; the round allows 0" in said
 
 
 def _rounds(folder: Path) -> list[dict[str, Any]]:
