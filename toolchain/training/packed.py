@@ -104,7 +104,7 @@ def read_packed(
 def packs(model: Any) -> Iterator[bool]:
     """Let a model read packed rows, if it reads them as it reads plain ones; yield whether so."""
     own = model.config._attn_implementation
-    if sees(model) or not _may_pack(model.config.get_text_config()):
+    if not _may_pack(model.config):
         yield False
         return
     is_equal = _is_equal(model, own)
@@ -116,24 +116,24 @@ def packs(model: Any) -> Iterator[bool]:
         _use(model, own)
 
 
-def sees(model: Any) -> bool:
-    """Return whether a model has a vision tower, whose attention looks in both directions."""
-    return hasattr(model.config, "vision_config")
-
-
 def is_packing(model: Any) -> bool:
     """Return whether a model reads packed rows now."""
     return bool(model.config._attn_implementation == NAME)
 
 
-def _may_pack(config: Any) -> bool:
-    """Return whether all layers are of full attention with positions that stand for themselves."""
+def _may_pack(whole: Any) -> bool:
+    """Return whether all layers are of full attention with positions that stand for themselves.
+
+    A vision tower, which the probe does not reach, looks in both directions.
+    """
+    config = whole.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
     has_window = window and getattr(config, "use_sliding_window", True)
     capped = getattr(config, "attn_logit_softcapping", None)
     by_length = any(kind in str(getattr(config, "rope_parameters", "")) for kind in BY_LENGTH)
-    return kinds == {"full_attention"} and not (has_window or capped or by_length)
+    is_causal = kinds == {"full_attention"} and not hasattr(whole, "vision_config")
+    return is_causal and not (has_window or capped or by_length)
 
 
 def _is_equal(model: Any, own: str) -> bool:
@@ -196,7 +196,8 @@ def _attention(
         # Rotary angles are float32, so under autocast the value alone has the type of the rest.
         query, key = query.to(value.dtype), key.to(value.dtype)
         if packing is None:
-            return _attend(query, key, value, 0, scaling, dropout).transpose(1, 2), None
+            cached = key.shape[2] - query.shape[2]
+            return _attend(query, key, value, cached, scaling, dropout).transpose(1, 2), None
 
         count = packing.beginning
         rows, longest = packing.shape

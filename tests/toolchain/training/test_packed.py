@@ -12,7 +12,7 @@ from toolchain.chat import IGNORED
 from toolchain.models.checkpoints import load_model
 from toolchain.training import packed
 from toolchain.training.examples import Batch, Example, batch_of
-from toolchain.training.objectives import AnswerLoss
+from toolchain.training.objectives import AnswerLoss, Head
 from toolchain.training.packed import NAME, is_packing, pack, packs
 from toolchain.training.shared import MIN_TOKENS
 
@@ -131,6 +131,18 @@ def test_dropout_of_the_attention_drops_weights(model: Any) -> None:
     whole = packed._scored(*states, 0, 0.3, 0.0)
     dropped = packed._scored(*states, 0, 0.3, 0.5)
     assert not torch.allclose(whole, dropped)
+
+
+def test_rows_without_their_packing_may_share_a_beginning(model: Any) -> None:
+    """It is read first, and what follows sees all of it."""
+    beginning = [5 + 3 * k % 400 for k in range(MIN_TOKENS + 6)]
+    ids = torch.tensor([[*beginning, *(7 + 11 * k * n % 400 for k in range(9))] for n in (1, 2, 3)])
+    with torch.no_grad(), packs(model) as is_packed:
+        assert is_packed
+        found = Head(model).hidden(ids)
+    with torch.no_grad():
+        plain = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    assert torch.allclose(found, plain, atol=1e-4)
 
 
 def test_a_model_that_sees_is_not_packed(tmp_path: Path) -> None:
