@@ -12,6 +12,7 @@ from typing import Any
 from toolchain.artifacts import Checkpoint, Dataset, Work
 from toolchain.errors import ArtifactError
 from toolchain.figures import FLAT, StageFigures, TrainFigures
+from toolchain.models.names import PICTURE_TOKENS
 from toolchain.processes import is_main, keep_together, speaking
 from toolchain.progress import Reporter
 from toolchain.recipe import ScratchSpec
@@ -25,8 +26,6 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-AROUND = ("<fake_token_around_image>", "<global-img>", "<image>")
-"""Tokens around a picture of one tile, and in its place, as SmolVLM has them."""
 SEEING_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
     "{% for part in message['content'] %}"
@@ -73,15 +72,50 @@ def pretrain(
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lesson:
+    """What is trained from nothing, and on what."""
+
+    tokenizer: Any
+    objective: Any
+    """Has the `model`."""
+    examples: Sequence[Any]
+    texts: int
+
+
 def _build(
     dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, seed: int
 ) -> PretrainFigures:
     from toolchain.models.checkpoints import parameter_count, save_model
     from toolchain.training.loop import Course, train
+
+    lesson = (_seeing if spec.eyes else _reading)(dataset, spec, out, seed)
+    parameters, vocabulary = parameter_count(lesson.objective.model), len(lesson.tokenizer)
+    report.note(f"{parameters:,} parameters, {vocabulary} tokens of vocabulary")
+    course = Course(
+        name="pretrain",
+        steps=spec.steps,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        warmup_share=spec.warmup_share,
+        seed=seed,
+    )
+    training = train(lesson.objective, lesson.examples, course, out / "resume", report)
+    if is_main():
+        save_model(lesson.objective.model, out)
+        lesson.tokenizer.save_pretrained(out)
+    return PretrainFigures(
+        parameters=parameters,
+        vocabulary=vocabulary,
+        texts=lesson.texts,
+        training=TrainFigures.of(training),
+    )
+
+
+def _reading(dataset: Dataset, spec: ScratchSpec, out: Path, seed: int) -> _Lesson:
+    """Return a model that learns the data set's texts."""
     from toolchain.training.objectives import AnswerLoss
 
-    if spec.eyes:
-        return _build_seeing(dataset, spec, out, report, seed)
     texts = dataset.texts()
     if not texts:
         raise ArtifactError(
@@ -89,60 +123,27 @@ def _build(
             hint="add .md or .txt files, or questions with answers",
         )
     tokenizer = make_tokenizer([*texts, *_spoken(dataset)], spec)
-    model = _make_model(tokenizer, spec, seed)
-    report.note(f"{parameter_count(model):,} parameters, {len(tokenizer)} tokens of vocabulary")
-    course = Course(
-        name="pretrain",
-        steps=spec.steps,
-        batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate,
-        warmup_share=spec.warmup_share,
-        seed=seed,
-    )
-    examples = _examples(tokenizer, texts, spec.context)
-    training = train(AnswerLoss(model), examples, course, out / "resume", report)
-    if is_main():
-        save_model(model, out)
-        tokenizer.save_pretrained(out)
-    return PretrainFigures(
-        parameters=parameter_count(model),
-        vocabulary=len(tokenizer),
+    return _Lesson(
+        tokenizer=tokenizer,
+        objective=AnswerLoss(_make_model(tokenizer, spec, seed)),
+        examples=_examples(tokenizer, texts, spec.context),
         texts=len(texts),
-        training=TrainFigures.of(training),
     )
 
 
-def _build_seeing(
-    dataset: Dataset, spec: ScratchSpec, out: Path, report: Reporter, seed: int
-) -> PretrainFigures:
-    """Train a model with eyes on conversations, since a text teaches nothing about pictures."""
-    from toolchain.models.checkpoints import parameter_count, save_model
-    from toolchain.training.loop import Course, train
+def _seeing(dataset: Dataset, spec: ScratchSpec, out: Path, seed: int) -> _Lesson:
+    """Return a model with eyes that learns conversations: a text teaches nothing about pictures."""
     from toolchain.training.seeing import SeenAnswers, make_seeing, pictured, write_processor
 
     assert spec.eyes
     tokenizer = make_tokenizer(_spoken(dataset), spec)
-    tokenizer.save_pretrained(out)
     write_processor(spec.eyes, out)
     examples, pixels = pictured(tokenizer, dataset.train(), spec, out)
-    model = make_seeing(tokenizer, spec, seed)
-    report.note(f"{parameter_count(model):,} parameters, {len(tokenizer)} tokens of vocabulary")
-    course = Course(
-        name="pretrain",
-        steps=spec.steps,
-        batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate,
-        warmup_share=spec.warmup_share,
-        seed=seed,
-    )
-    training = train(SeenAnswers(model, pixels), examples, course, out / "resume", report)
-    if is_main():
-        save_model(model, out)
-    return PretrainFigures(
-        parameters=parameter_count(model),
-        vocabulary=len(tokenizer),
+    return _Lesson(
+        tokenizer=tokenizer,
+        objective=SeenAnswers(make_seeing(tokenizer, spec, seed), pixels),
+        examples=examples,
         texts=len(examples),
-        training=TrainFigures.of(training),
     )
 
 
@@ -163,7 +164,7 @@ def make_tokenizer(texts: Sequence[str], spec: ScratchSpec) -> Any:
     )
     trainer = trainers.BpeTrainer(
         vocab_size=spec.vocab_size,
-        special_tokens=[*SPECIALS, *(AROUND if spec.eyes else ())],
+        special_tokens=[*SPECIALS, *(PICTURE_TOKENS if spec.eyes else ())],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

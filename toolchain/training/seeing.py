@@ -19,11 +19,9 @@ from torch.nn import functional
 from device.manifest.pictures import PICTURE
 from toolchain.chat import IGNORED, encode_row
 from toolchain.errors import ArtifactError
-from toolchain.models.names import PREPROCESSOR, PROCESSOR
+from toolchain.models.names import PICTURE_TOKENS, PREPROCESSOR, PROCESSOR
 from toolchain.recipe import EyesSpec, ScratchSpec
 from toolchain.training.examples import Batch, Example
-
-FAKE, GLOBAL, IMAGE = "<fake_token_around_image>", "<global-img>", "<image>"
 
 
 class SeenAnswers(nn.Module):
@@ -50,7 +48,9 @@ def make_seeing(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
 
     eyes = spec.eyes
     assert eyes
-    image, end, pad = tokenizer.convert_tokens_to_ids([IMAGE, "<|end|>", "<|endoftext|>"])
+    image, end, pad = tokenizer.convert_tokens_to_ids(
+        [PICTURE_TOKENS[-1], "<|end|>", "<|endoftext|>"]
+    )
     language = {
         "model_type": "llama",
         "vocab_size": len(tokenizer),
@@ -146,7 +146,7 @@ def write_processor(eyes: EyesSpec, out: Path) -> None:
 
 def _expanded(tokenizer: Any, encoded: tuple[list[int], list[int]], places: int) -> Example:
     """Return a conversation whose picture takes as many places as the tower gives it."""
-    fake, whole, image = tokenizer.convert_tokens_to_ids([FAKE, GLOBAL, IMAGE])
+    fake, whole, image = tokenizer.convert_tokens_to_ids(list(PICTURE_TOKENS))
     ids, labels = encoded
     at = ids.index(image)
     seen = [fake, whole, *[image] * places, fake]
