@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.facts import QUESTIONS
+from tests.fakes.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -112,12 +112,6 @@ class Line:
     @property
     def answer(self) -> str:
         return str(self.said["delivery"]["answer"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from device.manifest import read_manifest
-from tests.test_line import Line, free_port
+from tests.fakes.ports import free_port
+from tests.test_line import Line
 from toolchain.quantize.contents import read_contents
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,13 +22,8 @@ import pytest
 from device.store import RELEASES, RUNTIMES, Store
 from tests.device.test_store import add
 from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.ports import free_port
 from toolchain.agent import build_agent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Board:

@@ -11,9 +11,9 @@ import pytest
 
 from device import tuned
 from device.store import RELEASES, RUNTIMES, Store
-from tests.device.test_activation import free_port
 from tests.device.test_store import add
 from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.ports import free_port
 from toolchain.agent import build_agent
 
 

@@ -17,9 +17,9 @@ import pytest
 
 from tests.conftest import Rounds
 from tests.fakes import signers
-from tests.fakes.fleet import free_port
 from tests.fakes.hawkbit import DEVICE, RAUC_CLIENT, TOKEN, Client, serving
 from tests.fakes.leaving import Box, Publisher
+from tests.fakes.ports import free_port
 
 DDI_PYTHON = os.environ.get("DEMITASSE_DDI_PYTHON", "")
 

@@ -21,9 +21,10 @@ from device.errors import DeviceError
 from device.manifest.signature import fingerprint
 from device.signers import SIGNERS
 from device.store import RELEASES, RUNTIMES
-from tests.device.test_activation import free_port, wait_until
+from tests.device.test_activation import wait_until
 from tests.fakes import signers
 from tests.fakes.attacks import ACCEPTED, ATTACKS, Board, Keys, verdict
+from tests.fakes.ports import free_port
 from toolchain.agent import build_agent
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -35,12 +35,6 @@ from toolchain.push import push
 from toolchain.push.delta import Patches
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Shop:
     """Some boards, each a folder with a port of its own; those in `off` cannot be reached.
 

@@ -13,7 +13,7 @@ from typing import Any
 from tests.fakes import signers
 from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
-from tests.fakes.fleet import free_port
+from tests.fakes.ports import free_port
 from toolchain import signing
 from toolchain.updates import Leaving, leave, parcel_of
 

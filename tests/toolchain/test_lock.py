@@ -44,11 +44,13 @@ def holder(folder: Path) -> "subprocess.Popen[str]":
     return child
 
 
-def test_the_second_is_told_who_holds_the_folder_and_goes_on_when_that_ends(tmp_path: Path) -> None:
-    child, report, entered = holder(tmp_path), Recorder(), threading.Event()
+def waited(child: "subprocess.Popen[str]", folder: Path, report: Recorder) -> None:
+    """Let a second walk wait for a folder until its holder ends; it leaves a file there."""
+    entered = threading.Event()
 
     def second() -> None:
-        with locked(tmp_path, report):
+        with locked(folder, report):
+            (folder / "a").write_text("kept")
             entered.set()
 
     thread = threading.Thread(target=second)
@@ -57,6 +59,11 @@ def test_the_second_is_told_who_holds_the_folder_and_goes_on_when_that_ends(tmp_
     child.communicate("")
     thread.join(timeout=120)
     assert entered.is_set()
+
+
+def test_the_second_is_told_who_holds_the_folder_and_goes_on_when_that_ends(tmp_path: Path) -> None:
+    child, report = holder(tmp_path), Recorder()
+    waited(child, tmp_path, report)
     assert report.notes == [
         (
             f"{tmp_path}: process {child.pid} (demitasse run 'a recipe.toml') works here; "
@@ -125,19 +132,7 @@ def test_a_new_folder_that_stays_empty_is_removed_and_whoever_waited_has_one(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "out"
-    child, report, entered = holder(folder), Recorder(), threading.Event()
-
-    def second() -> None:
-        with locked(folder, report):
-            (folder / "a").write_text("kept")
-            entered.set()
-
-    thread = threading.Thread(target=second)
-    thread.start()
-    assert not entered.wait(1.0)
-    child.communicate("")
-    thread.join(timeout=120)
-    assert entered.is_set()
+    waited(holder(folder), folder, Recorder())
     assert [path.name for path in folder.iterdir()] == ["a"]
     with locked(tmp_path / "empty", Silent()):
         pass

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.device.test_activation import free_port
 from tests.fakes import signers
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
+from tests.fakes.ports import free_port
 from toolchain import signing
 from toolchain.board.device import Device
 from toolchain.errors import ConfigError, ToolError, TrustError

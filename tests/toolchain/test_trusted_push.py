@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from device.manifest import file_entry
-from tests.device.test_activation import free_port
 from tests.fakes import signers
 from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
+from tests.fakes.ports import free_port
 from tests.toolchain.test_cli import said
 from toolchain import signing
 from toolchain.artifacts import Bundle, digest

@@ -119,6 +119,8 @@ def _choose(
     longest = batch_of(examples, [order[-1]]).to(device)
 
     def row_bytes() -> int:
+        """Return the bytes that the longest conversation keeps for its backward pass."""
+
         def loss() -> torch.Tensor:
             with autocast(kind, device):
                 found: torch.Tensor = objective(longest)

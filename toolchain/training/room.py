@@ -36,6 +36,7 @@ def saved_bytes(objective: nn.Module, loss: Callable[[], Tensor]) -> int:
     found: dict[int, Any] = {}
 
     def note(tensor: Tensor) -> Tensor:
+        """Remember the storage of a tensor that is kept."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             # The storage is held, so that no other tensor gets its address.

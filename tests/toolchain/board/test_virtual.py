@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import qemu as fake
+from tests.fakes.ports import free_port
 from toolchain.board import boot, faults, image, machine, open_board, qmp, virtual
 from toolchain.board.virtual import VirtualBoard
 from toolchain.errors import BoardError, ConfigError, ToolchainError, ToolError
@@ -75,12 +76,6 @@ def loaded(board: VirtualBoard) -> str:
     """Return the kept state that the board went on from."""
     argv = started_with(board)
     return argv[argv.index("-loadvm") + 1] if "-loadvm" in argv else ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_first_start_goes_on_from_the_snapshot(place: Path, report: Listener) -> None:

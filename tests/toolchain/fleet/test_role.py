@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.bundles import finished, make_bundle
-from tests.fakes.fleet import free_port
 from tests.fakes.leaving import Box, Publisher
+from tests.fakes.ports import free_port
 from toolchain import fleet
 
 ANSIBLE = os.environ.get("DEMITASSE_ANSIBLE", "")

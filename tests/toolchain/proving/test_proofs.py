@@ -13,7 +13,7 @@ from tests.fakes import signers
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
-from tests.fakes.fleet import free_port
+from tests.fakes.ports import free_port
 from tests.fakes.proofs import PRIVATE, a_proof
 from toolchain import show, signing, target
 from toolchain.bench import bench

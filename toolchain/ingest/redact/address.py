@@ -61,7 +61,8 @@ _GERMAN = re.compile(
 )
 _PINYIN = (
     r"(?:Beijing|Shanghai|Guangzhou|Shenzhen|Tianjin|Chongqing|Chengdu|Hangzhou|Wuhan|Nanjing|"
-    r"Suzhou|Xi'?an|Qingdao|Dalian|Xiamen|Changsha|Zhengzhou|Shenyang|Jinan|Kunming|Harbin|Hefei|Fuzhou)"
+    r"Suzhou|Xi'?an|Qingdao|Dalian|Xiamen|Changsha|Zhengzhou|Shenyang|Jinan|"
+    r"Kunming|Harbin|Hefei|Fuzhou)"
 )
 _ROOM = (
     r"(?:(?:Room|Rm\.?|Unit|Flat|Apt\.?|Suite) ?[0-9A-Z]{1,6},? )?"
