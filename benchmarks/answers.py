@@ -281,7 +281,7 @@ def _cost_claim(quick: bool) -> measure.Claim:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "knowledge.db"
         write_index(file, passages, entries, vectors, "0" * 64)
-        set_fitted(file, {"words": 0.1, "unanswered": 1.0, "threshold": 0.0}, [])
+        set_fitted(file, {"words": 0.1, "unanswered": 1.0, "next": 0.0, "threshold": 0.0}, [])
         asked = vectors[0].tolist()
         index = Index(file, lambda text: asked)
 

@@ -48,7 +48,7 @@ def activate(store: Store, requested: Deployment, limits: Limits) -> dict[str, A
         "service": requested.service,
         "unchanged": False,
     }
-    if current == requested and _serves(store, requested):
+    if current == requested and _serves(store, requested, limits):
         return dict(answer, unchanged=True)
 
     if not current or current.release != requested.release:
@@ -65,13 +65,13 @@ def activate(store: Store, requested: Deployment, limits: Limits) -> dict[str, A
     return answer
 
 
-def _serves(store: Store, current: Deployment) -> bool:
+def _serves(store: Store, current: Deployment, limits: Limits) -> bool:
     """Say whether the service answers. One that lives and is only slow is waited for.
 
     A busy board, or one that loads its model, would be made busier by a start of the same release.
     """
     running = service.choose(store, current.service)
-    deadline = time.monotonic() + health.start_limit_s(store, current.release)
+    deadline = time.monotonic() + _start_limit_s(store, current, limits)
     while not service.healthy(current.port):
         if not running.pid() or running.failure() or time.monotonic() >= deadline:
             return False
@@ -261,9 +261,14 @@ def _failed(verb: str, output: bytes, errors: bytes, code: int) -> DeviceError:
         return DeviceError("unhealthy", f"the {verb} {processes.how_it_ended(code)}{last}")
 
 
+def _start_limit_s(store: Store, deployment: Deployment, limits: Limits) -> float:
+    """Return how long a service may take until it answers."""
+    return limits.health_s or health.start_limit_s(store, deployment.release)
+
+
 def _watch(store: Store, deployment: Deployment, limits: Limits) -> None:
     """Wait until the service answers."""
-    limit_s = limits.health_s or health.start_limit_s(store, deployment.release)
+    limit_s = _start_limit_s(store, deployment, limits)
     running = service.choose(store, deployment.service)
     deadline = time.monotonic() + limit_s
 

@@ -93,7 +93,7 @@ class UnreachableError(BoardError):
 
 
 class BusyError(BoardError):
-    """A board on which another push or activation is under way."""
+    """A board or a server that asks to be asked later: it is at work, or its model is loading."""
 
 
 class TrustError(ToolchainError):

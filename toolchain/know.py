@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from device.manifest import EMBEDDER, KNOWLEDGE
+from device.manifest.knowledge import POOLING
 from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep, value_digest
 from toolchain.errors import GateError
 from toolchain.figures import KnowledgeFigures, SearchScores
@@ -118,7 +119,15 @@ def _make(
     questions = [each.question.strip() for each in asked]
     with closing(VectorCache(cache / "vectors.db", f"{sha256} {runtime.name}")) as kept:
         _add_vectors(kept, [*compared_texts, *questions], runtime, written.file, report)
-        write_index(index, passages, entries, kept.vectors(compared_texts), sha256)
+        write_index(
+            index,
+            passages,
+            entries,
+            kept.vectors(compared_texts),
+            sha256,
+            # Where nothing is fitted, a passage is as near as its closest entry.
+            POOLING if any(each.right for each in texts.tuning) else 0.0,
+        )
         vectors = kept.vectors(questions)
 
     compared = _compare(asked, vectors, runtime, written.file, index, report)

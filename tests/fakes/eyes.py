@@ -8,7 +8,6 @@ settings. The same arguments give the same bytes.
 import io
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +130,7 @@ def _colour(random_: random.Random) -> tuple[int, int, int]:
     return (random_.randrange(256), random_.randrange(256), random_.randrange(256))
 
 
-def _tokenizer(folder: Path, extra: Sequence[str] = ()) -> int:
+def _tokenizer(folder: Path) -> int:
     """Train and save the tokenizer; return its size."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -141,7 +140,7 @@ def _tokenizer(folder: Path, extra: Sequence[str] = ()) -> int:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=512,
-        special_tokens=[*SPECIALS, *extra],
+        special_tokens=[*SPECIALS],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

@@ -65,7 +65,9 @@ def knowing_bundle(
     )
     goldens = [(asked[0][0], 1)]
     set_fitted(
-        folder / KNOWLEDGE, {"words": 0.0, "unanswered": 0.0, "threshold": THRESHOLD}, goldens
+        folder / KNOWLEDGE,
+        {"words": 0.0, "unanswered": 0.0, "next": 0.0, "threshold": THRESHOLD},
+        goldens,
     )
     manifest = read_manifest(folder)
     added = tuple(file_entry(folder, name) for name in (KNOWLEDGE, EMBEDDER))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from device.manifest import EMBEDDER, KNOWLEDGE
+from device.manifest.knowledge import POOLING
 from tests.fakes.tiny_bert import tiny_bert
 from toolchain import runtime
 from toolchain.errors import ConfigError, GateError
@@ -150,6 +151,14 @@ def test_the_gate_names_each_limit_that_was_missed(near: Path, tmp_path: Path) -
     assert "100.0% of 1 questions without an answer were answered" in str(caught.value)
 
 
+def test_only_what_is_fitted_pools_the_questions_of_a_passage(near: Path, tmp_path: Path) -> None:
+    for tuning, pooling in ((["fresh.jsonl"], POOLING), ([], 0.0)):
+        done = made(near, tmp_path / str(bool(tuning)) / "know", tuning=tuning)
+        with closing(sqlite3.connect(done.path / KNOWLEDGE)) as db:
+            facts = dict(db.execute("SELECT name, value FROM facts"))
+        assert facts["pooling"] == pooling
+
+
 @pytest.mark.slow
 def test_another_passage_that_answers_too_supports_an_answer(near: Path, tmp_path: Path) -> None:
     asked = {"question": "degrees", "entry": 1}
@@ -171,6 +180,10 @@ def test_another_passage_that_answers_too_supports_an_answer(near: Path, tmp_pat
         ({"question": "x", "source": "pages/fan.md", "heading": "No"}, "no section `No`"),
         ({"question": 3, "entry": 0}, "`question` must be a text"),
         ({"question": "x"}, "no section"),
+        (
+            {"question": "x", "entry": None, "also": [{"entry": 0}]},
+            "`also` names passages that answer, and `entry` says that none does",
+        ),
         ({"question": "x", "entry": 0, "also": 1}, "`also` must be a list of places"),
         ({"question": "x", "entry": 0, "also": [{"entry": 9}]}, "there are 3 entries"),
     ],

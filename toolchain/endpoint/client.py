@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from toolchain.config import closest
 from toolchain.endpoint.address import Address, parse
-from toolchain.endpoint.exchange import BusyError, Exchange, RefusedError, exchange
+from toolchain.endpoint.exchange import Exchange, RefusedError, exchange
 from toolchain.endpoint.stream import (
     END,
     Chunk,
@@ -24,7 +24,7 @@ from toolchain.endpoint.stream import (
     chunks,
     read,
 )
-from toolchain.errors import BoardError, ConfigError, ToolchainError, TooLongError
+from toolchain.errors import BoardError, BusyError, ConfigError, ToolchainError, TooLongError
 
 Got = TypeVar("Got")
 Say = Callable[[str], None]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolchain.endpoint.address import KEY, Address
-from toolchain.errors import BoardError, ConfigError, ToolchainError, TrustError
+from toolchain.errors import BoardError, BusyError, ConfigError, ToolchainError, TrustError
 
 CONNECT_S = 20.0
 SILENT_S = 600.0
@@ -46,10 +46,6 @@ class RefusedError(ConfigError):
         super().__init__(message, hint=hint)
         self.status = status
         """HTTP status of the refusal."""
-
-
-class BusyError(BoardError):
-    """A server that asks to be asked later: its model is loading."""
 
 
 def key() -> str:

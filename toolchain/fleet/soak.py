@@ -61,24 +61,19 @@ def watch(address: str, plan: Watch, opener: Opener) -> str:
         try:
             with reach(address, opener) as device:
                 seen = _look(device)
-            if silent(seen):
-                gone = SILENT
-            else:
-                gone = ""
+            waits = silent(seen) and runs(seen, plan)
+            gone = SILENT if waits else ""
+            if not waits:
                 first = first or seen
                 if trouble := judge(first, seen, plan):
                     return trouble
         except UnreachableError as error:
-            gone = error.message.removeprefix(f"{address}: ")
+            gone = f"gone after the switch: {error.message.removeprefix(f'{address}: ')}"
         except ToolchainError as error:
             return error.message.removeprefix(f"{address}: ")
         if time.monotonic() >= end:
-            return _at_the_end(gone)
+            return gone
         time.sleep(min(pause, max(0.0, end - time.monotonic())))
-
-
-def _at_the_end(gone: str) -> str:
-    return gone if gone == SILENT or not gone else f"gone after the switch: {gone}"
 
 
 def silent(seen: Look) -> bool:
@@ -86,6 +81,12 @@ def silent(seen: Look) -> bool:
     service = seen.status.get("service") or {}
     lives = bool(service.get("pid")) and not service.get("failure")
     return lives and service.get("healthy") is not True
+
+
+def runs(seen: Look, plan: Watch) -> bool:
+    """Say whether a board has the release that is watched."""
+    current = seen.status["release"]
+    return current is not None and bool(current["release"] == plan.release)
 
 
 def _look(device: Device) -> Look:
@@ -97,8 +98,8 @@ def _look(device: Device) -> Look:
 
 def judge(first: Look, seen: Look, plan: Watch) -> str:
     """Return what is wrong with a board now, compared with its first look; empty if nothing is."""
-    current, service = seen.status["release"], seen.status.get("service") or {}
-    if current is None or current["release"] != plan.release:
+    service = seen.status.get("service") or {}
+    if not runs(seen, plan):
         return "it runs another release"
     if service.get("healthy") is not True:
         return f"its service is not healthy: {service.get('failure') or 'it does not answer'}"

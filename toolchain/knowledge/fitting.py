@@ -71,7 +71,7 @@ def judge(compared: Compared, fitted: Fitted) -> Judged:
     best = ranked(compared, fitted["words"])[:2]
     passage, score = best[0] if best else (0, -1.0)
     scores = [score for _, score in best]
-    shares = fitted.get("next", 0.0), fitted["unanswered"]
+    shares = fitted["next"], fitted["unanswered"]
     sure = certainty(scores, compared.unanswered, *shares)
     known = bool(passage) and sure >= fitted["threshold"]
     return Judged(passage=passage, score=score, certainty=sure, known=known)

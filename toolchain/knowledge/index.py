@@ -52,17 +52,19 @@ def write_index(
     entries: Sequence[Entry],
     vectors: "np.ndarray",
     embedder_sha256: str,
+    pooling: float = POOLING,
 ) -> None:
     """Write an index whose fitted facts are 0; raise ToolError where SQLite lacks FTS5.
 
-    `vectors` is float32 [entries, width], rows of length 1.
+    `vectors` is float32 [entries, width], rows of length 1. `pooling` is the temperature of a
+    passage's likeness; 0 takes that of its closest entry.
     """
     with whole_file(file) as part, closing(_empty(part)) as db, db:
         facts = {
             "schema": KNOWLEDGE_SCHEMA,
             "embedder": embedder_sha256,
             "width": int(vectors.shape[1]),
-            "pooling": POOLING,
+            "pooling": pooling,
             **dict.fromkeys(FITTED, 0.0),
         }
         db.executemany("INSERT INTO facts VALUES (?, ?)", sorted(facts.items()))
@@ -112,8 +114,7 @@ def set_fitted(file: Path, fitted: dict[str, float], goldens: Sequence[tuple[str
     with closing(sqlite3.connect(file)) as db, db:
         db.execute("PRAGMA journal_mode = OFF")
         for name in FITTED:
-            value = fitted.get(name, 0.0)
-            db.execute("UPDATE facts SET value = ? WHERE name = ?", (value, name))
+            db.execute("UPDATE facts SET value = ? WHERE name = ?", (fitted[name], name))
         db.execute("DELETE FROM goldens")
         db.executemany(
             "INSERT INTO goldens VALUES (?, ?, ?)",

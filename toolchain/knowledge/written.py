@@ -100,10 +100,22 @@ def _plain(text: str) -> str:
 def read_written(names: Sequence[str], near: Path, places: Places) -> list[Written]:
     """Return the questions of some files, in their order; raise ConfigError with the line."""
     return [
-        Written(question=question, right=places.of(row, where), also=places.also(row, where))
+        each
         for name in names
         for where, row in _rows(name, near)
-        for question in _questions(row, where)
+        for each in _written(row, where, places)
+    ]
+
+
+def _written(row: Mapping[str, Any], where: str, places: Places) -> list[Written]:
+    right, also = places.of(row, where), places.also(row, where)
+    if also and not right:
+        raise ConfigError(
+            f"{where}: `also` names passages that answer, and `entry` says that none does",
+            hint="name one of them as `entry`, or as `source` and `heading`",
+        )
+    return [
+        Written(question=question, right=right, also=also) for question in _questions(row, where)
     ]
 
 

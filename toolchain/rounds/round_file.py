@@ -147,7 +147,10 @@ def fingerprint_of(line: str) -> str:
 def _owners_in(file: Path) -> dict[str, str]:
     """Return owner → key of a file with a public key a line."""
     try:
-        lines = (read_bounded(file, MAX_ROUND_BYTES) or b"").decode("utf-8").splitlines()
+        content = read_bounded(file, MAX_ROUND_BYTES) or b""
+        if len(content) > MAX_ROUND_BYTES:
+            raise ConfigError(f"{file}: more than {MAX_ROUND_BYTES:,} bytes", hint=_KEYS_HINT)
+        lines = content.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: cannot be read", hint=_KEYS_HINT) from error
     if not lines:

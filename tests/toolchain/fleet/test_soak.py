@@ -77,6 +77,7 @@ SLOW = {"healthy": False, "pid": 7, "failure": "", "figures": None}
             [look(), look(service=SLOW | {"pid": None}), look()],
             "its service is not healthy: it does not answer",
         ),
+        ([look(), look(release="another", service=SLOW), look()], "it runs another release"),
     ],
 )
 def test_a_service_that_is_slow_once_is_asked_again(

@@ -98,7 +98,7 @@ def test_wrong_and_refused_answers_are_counted_apart() -> None:
         trial({1: 0.9}),
         trial({1: 0.1}),
     ]
-    measured = scores(asked, {"words": 0.0, "unanswered": 0.0, "threshold": 0.5})
+    measured = scores(asked, {"words": 0.0, "unanswered": 0.0, "next": 0.0, "threshold": 0.5})
     assert measured is not None
     assert (measured.answerable, measured.unanswerable) == (3, 2)
     assert (measured.right, measured.wrong) == (1 / 3, 1 / 3)

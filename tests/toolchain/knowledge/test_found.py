@@ -14,7 +14,7 @@ PASSAGES = (
     Passage(text="80 degrees.", source="manual/heat.md", heading="Heat › Limits"),
     Passage(text="It spins.", source="guide.pdf", page=7),
 )
-FITTED = {"words": 0.1, "unanswered": 0.5, "threshold": 0.4}
+FITTED = {"words": 0.1, "unanswered": 0.5, "next": 0.0, "threshold": 0.4}
 
 
 def trial(

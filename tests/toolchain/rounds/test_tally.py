@@ -68,6 +68,16 @@ def values_of(file: Path) -> list[int]:
     return masks.from_bytes(b64decode(json.loads(file.read_text())["statement"]["values"]))
 
 
+def test_a_file_of_keys_that_is_too_large_is_not_read_in_part(
+    tmp_path: Path, keys: dict[str, SigningKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = "".join(f"{keys[name].public}\n" for name in OWNERS)
+    (tmp_path / "owners").write_text(content)
+    monkeypatch.setattr(round_file, "MAX_ROUND_BYTES", len(content) - 1)
+    with pytest.raises(ConfigError, match=r"owners: more than \d+ bytes"):
+        begin(tmp_path / "t.json", tmp_path / "owners", ("asked", "up"), least=3, days=1)
+
+
 def test_the_sum_over_all_owners_is_exact_whoever_opens_it(sealed: Path, tmp_path: Path) -> None:
     relay = tmp_path / "relay"
     relay.mkdir()
