@@ -163,14 +163,14 @@ def _guess(records: Mapping[str, Record]) -> float | None:
 
 
 def _done(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[Done]:
-    figures, guess = record.figures, _guess(known)
+    figures = record.figures
     parameters = figures.get("total_parameters", figures.get("parameters"))
     runs = _runs(figures)
-    tokens = sum(float(run["trained_tokens"]) for run in runs)
     if record.stage == "align":
         # Its plan counts preferences, each as often as it is seen.
-        parameters = _parameters(known)
-        tokens, guess = _preferences(record), None
+        parameters, tokens = _parameters(known), _seen(record)
+    else:
+        tokens = _planned(record, sum(float(run["trained_tokens"]) for run in runs), _guess(known))
     train_s = sum(float(run["train_s"]) for run in runs)
     train_cpu_s = sum(float(run.get("train_cpu_s", 0.0)) for run in runs)
     if isinstance(parameters, int) and tokens > 0 and train_s > 0:
@@ -178,7 +178,7 @@ def _done(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[
             stage=record.stage,
             folder=folder,
             parameters=parameters,
-            tokens=_planned(record, tokens, guess),
+            tokens=tokens,
             asked=int(figures.get("questions") or 0),
             wall=Spent(train=train_s, whole=record.seconds),
             cpu=Spent(train=train_cpu_s, whole=record.cpu_s) if record.cpu_s else None,
@@ -194,23 +194,31 @@ def _verdict(figures: Mapping[str, Any]) -> str:
 
 
 def _asked(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[Done]:
-    """Yield a stage that trains nothing, with the amount that decides its time."""
+    """Yield a stage that trains no model, with the amount that decides its time."""
     figures, parameters = record.figures, _parameters(known)
-    amount: float = 0
+    tokens, amount = 0.0, 0.0
+    learning: Mapping[str, Any] = {}
     if record.stage == "quantize":
-        amount = 1
+        # GGUF has the keys of `[quantize]` in a table of their own.
+        spec = record.parameters.get("spec", record.parameters)
+        learning = figures.get("distillation") or {}
+        tokens = float((spec.get("distill") or {}).get("tokens", 0))
+        amount = 0.0 if tokens else 1.0
     elif record.stage == "evaluate":
         compared = record.parameters.get("kl_tokens", 0)
         amount = evaluated(int(figures.get("questions") or 0), compared)
-    if parameters and amount and record.seconds:
+    if parameters and (amount or tokens) and record.seconds:
+        train_s, train_cpu_s = (
+            float(learning.get(name, 0.0)) for name in ("train_s", "train_cpu_s")
+        )
         yield Done(
             stage=record.stage,
             folder=folder,
             parameters=parameters,
-            tokens=0,
+            tokens=tokens,
             asked=amount,
-            wall=Spent(train=0, whole=record.seconds),
-            cpu=Spent(train=0, whole=record.cpu_s) if record.cpu_s else None,
+            wall=Spent(train=train_s, whole=record.seconds),
+            cpu=Spent(train=train_cpu_s, whole=record.cpu_s) if record.cpu_s else None,
         )
 
 
@@ -239,21 +247,16 @@ def _planned(record: Record, tokens: float, guess: float | None) -> float:
 
 
 def _seen(record: Record) -> float:
-    """Return how many conversations one training of a stage saw, each as often as it did."""
+    """Return how many conversations one training of a stage saw, each as often as it did.
+
+    Of `align` it is preferences.
+    """
     spec, figures = record.parameters, record.figures
     if "steps" in spec:
         return float(spec["steps"] * spec["batch_size"])
     if spec.get("updates"):
         return float(spec["updates"] * spec["batch_size"])
-    return float(spec.get("epochs", 1) * figures.get("conversations", 1))
-
-
-def _preferences(record: Record) -> float:
-    """Return how many preferences an `align` saw, each as often as it did."""
-    spec = record.parameters
-    if spec.get("updates"):
-        return float(spec["updates"] * spec["batch_size"])
-    return float(record.figures["learned"] * spec["epochs"])
+    return float(spec.get("epochs", 1) * figures.get("conversations", figures.get("learned", 1)))
 
 
 def _runs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -269,7 +272,10 @@ def expect(work: Workload, done: Sequence[Done], rate: float) -> Expected:
 
     Of several recorded stages those with the nearest number of parameters count.
     """
-    known = [each for each in done if each.stage == work.stage]
+    # A `quantize` that learns has little in common with one that does not.
+    known = [
+        each for each in done if each.stage == work.stage and bool(each.tokens) == bool(work.tokens)
+    ]
     if not known:
         return Expected(
             stage=work.stage,
@@ -305,9 +311,7 @@ def _scaled(work: Workload, alike: Sequence[Done], spent: Sequence[Spent]) -> fl
     if not nearest.tokens:
         return statistics.median(_by_amount(work, done, each) for done, each in both)
     # The median: on a busy computer single records say more about the others on it.
-    per_token = statistics.median(
-        each.train / done.tokens if done.tokens else 0.0 for done, each in both
-    )
+    per_token = statistics.median(each.train / done.tokens for done, each in both)
     rest_s = statistics.median(max(0.0, each.whole - each.train) for _, each in both)
     start_s = min(rest_s, FIRST_S.get(work.stage, START_S))
     share = size * work.asked / nearest.asked if nearest.asked else 1.0

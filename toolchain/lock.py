@@ -41,8 +41,9 @@ def locked(folder: Path, report: Reporter) -> Iterator[None]:
             return
         _wait(handle, folder, report)
         while not os.fstat(handle).st_nlink:  # whoever held it has removed it
+            fresh = _opened(folder)
             os.close(handle)
-            handle = _opened(folder)
+            handle = fresh
             _wait(handle, folder, report)
 
         place = _place(handle)

@@ -130,6 +130,33 @@ def test_a_distillation_is_foretold_by_what_the_recorded_one_found(
     assert ("nothing to teach" in expected.by) == nothing
 
 
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_file_whose_codes_are_learned_is_compared_with_such_alone(
+    nested: bool, tmp_path: Path
+) -> None:
+    """In a GGUF's record the keys of the recipe are a table of their own."""
+    spec = {"distill": {"tokens": 12_000}}
+    learned = {**MODEL, "distillation": {"train_s": 90.0, "train_cpu_s": 60.0}}
+    keys = {"spec": spec} if nested else spec
+    recorded(tmp_path, "one", "quantize", learned, parameters=keys, seconds=100.0)
+    recorded(tmp_path, "two", "quantize", MODEL, seconds=10.0)
+    known = cost.records_in(tmp_path)
+    asked = work(stage="quantize", tokens=24_000, asked=0)
+    assert cost.expect(asked, known, 1.0).seconds == pytest.approx(2 * 90.0 + 10.0)
+    plain = work(stage="quantize", tokens=0, asked=1)
+    assert cost.expect(plain, known, 1.0).seconds == pytest.approx(10.0)
+    assert "no record here" in cost.expect(asked, known[1:], 1.0).by
+
+
+def test_an_alignment_without_a_control_is_a_record_too(tmp_path: Path) -> None:
+    aligned = {"trained_tokens": 9_000, "train_s": 20.0}
+    figures = {"learned": 40, "questions": 5, "aligned": aligned, "control": None}
+    recorded(tmp_path, "one", "align", figures, parameters={"epochs": 2}, seconds=30.0)
+    recorded(tmp_path, "one", "quantize", MODEL)
+    (done,) = [each for each in cost.records_in(tmp_path) if each.stage == "align"]
+    assert (done.tokens, done.wall) == (80.0, cost.Spent(train=20.0, whole=30.0))
+
+
 def test_what_is_no_record_of_a_training_is_passed_over(tmp_path: Path) -> None:
     recorded(tmp_path, "one", "tune", {**TRAINED, "train_s": 0.0})
     assert cost.records_in(tmp_path) == []

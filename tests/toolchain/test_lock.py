@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.datasets import Recorder
+from toolchain import lock
 from toolchain.errors import ConfigError
 from toolchain.lock import HOLDER, locked
 from toolchain.progress import Silent
@@ -137,3 +138,21 @@ def test_a_new_folder_that_stays_empty_is_removed_and_whoever_waited_has_one(
     with locked(tmp_path / "empty", Silent()):
         pass
     assert not (tmp_path / "empty").exists()
+
+
+def test_a_folder_that_cannot_be_made_again_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever held it has removed it, and a file stands there now."""
+    folder = tmp_path / "out"
+
+    def removed(handle: int, place: Path, report: object) -> None:
+        place.rmdir()
+        place.write_text("a file")
+
+    monkeypatch.setattr(lock, "_wait", removed)
+    with (
+        pytest.raises(ConfigError, match="cannot be used as a work folder"),
+        locked(folder, Silent()),
+    ):
+        pass

@@ -136,7 +136,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
     bases = model.look(ahead, findings)
     if bases:
         files.check_model(ahead, bases, findings)
-        lora.look(ahead, bases.trained, findings)
+        lora.look(ahead, bases, findings)
 
     knowledge.look(ahead, findings)
     teaching.look(ahead, findings)

@@ -19,6 +19,7 @@ from toolchain.checks.model import Base, Bases
 from toolchain.cost import DISTILL_TRAININGS, Workload, evaluated, expect, records_in
 from toolchain.errors import FitError, ToolchainError
 from toolchain.ingest.preferences import read_preferences
+from toolchain.memory import available_bytes
 from toolchain.models.weights import weight_files
 from toolchain.preferences import divided
 from toolchain.progress import duration
@@ -109,7 +110,7 @@ def _note_memory(base: Base, todo: list[str], findings: Findings) -> None:
 
     trained = parameters(base) * (4 + ADAM_BYTES) if {"pretrain", "distill"} & set(todo) else 0
     needed = max(trained, _weight_bytes(base)) + _weight_bytes(base)
-    available = _available_bytes()
+    available = available_bytes()
     if available and needed > available:
         findings.notes.append(
             f"memory: training takes about {_size(needed)} or more, "
@@ -120,7 +121,7 @@ def _note_memory(base: Base, todo: list[str], findings: Findings) -> None:
 def _note_hours(
     ahead: Ahead, bases: Bases, lengths: Lengths, todo: list[str], findings: Findings
 ) -> None:
-    """Note the time of the stages that train, by what the other work folders recorded of them."""
+    """Note the time of the stages that take some, by what the other work folders recorded."""
     works = [work for work in _works(ahead, bases, lengths) if work.stage in todo]
     if not works or Path("/dev/nvidia0").exists():
         return
@@ -140,7 +141,7 @@ def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
     parts = data.look(ahead, findings)
     bases = model.look(ahead, findings)
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
-    if parts is None or lengths is None or bases is None or bases.trained.model is None:
+    if lengths is None or bases is None or bases.trained.model is None:
         return []
     return _works(ahead, bases, lengths)
 
@@ -148,16 +149,19 @@ def workloads(ahead: Ahead, findings: Findings) -> list[Workload]:
 def _works(ahead: Ahead, bases: Bases, lengths: Lengths) -> list[Workload]:
     """Return what each stage has to do that takes time, in the order of the walk."""
     sizes = {stage: parameters(bases.quantized) for stage in ("distill", "quantize", "align")}
-    learned = [
-        Workload(
-            stage=stage,
-            parameters=sizes.get(stage, parameters(bases.trained)),
-            tokens=_tokens(ahead, stage, lengths),
-            asked=min(_questions(ahead.recipe, stage), lengths.held_out),
-            operations=count,
-        )
-        for stage, count in _operations(ahead, bases, lengths).items()
-    ]
+    learned = []
+    for stage in ahead.stages:
+        tokens = _tokens(ahead, stage, lengths)
+        if tokens is not None:
+            learned.append(
+                Workload(
+                    stage=stage,
+                    parameters=sizes.get(stage, parameters(bases.trained)),
+                    tokens=tokens,
+                    asked=min(_questions(ahead.recipe, stage), lengths.held_out),
+                    operations=_operations(stage, tokens, bases, ahead, lengths),
+                )
+            )
     asking = _asking(ahead, parameters(bases.quantized), lengths)
     works = {each.stage: each for each in (*asking, *learned)}
     return [works[stage] for stage in ahead.stages if stage in works]
@@ -205,8 +209,11 @@ def _preferences(ahead: Ahead) -> int:
     return len(divided(used, recipe.align.held_out_share, recipe.seed, ())[0])
 
 
-def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float:
-    """Return the tokens that a stage learns from, each as often as it is seen."""
+def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float | None:
+    """Return the tokens that a stage learns from, each as often as it is seen; None if it does not.
+
+    Of `align` it is preferences: their answers are of any length, and records count them too.
+    """
     recipe = ahead.recipe
     if stage == "pretrain" and (scratch := recipe.model.scratch):
         mean = lengths.tokens / max(1, lengths.conversations)
@@ -216,10 +223,11 @@ def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float:
     if stage == "distill" and recipe.distill:
         return DISTILL_TRAININGS * lengths.tokens * recipe.distill.passes(lengths.conversations)
     if stage == "align" and recipe.align:
-        # Preferences: their answers are of any length, and records count them too.
         count = _preferences(ahead)
         return count * recipe.align.passes(count)
-    return recipe.quantize.distill.tokens if recipe.quantize.distill else 0
+    if stage == "quantize" and recipe.quantize.distill:
+        return recipe.quantize.distill.tokens
+    return None
 
 
 def rate() -> float:
@@ -227,32 +235,19 @@ def rate() -> float:
     return SHARE * _rate()
 
 
-def _operations(ahead: Ahead, bases: Bases, lengths: Lengths) -> dict[str, float]:
-    """Return the number of multiplications and additions of each stage that trains."""
-    recipe = ahead.recipe
-    found = {}
+def _operations(stage: str, tokens: float, bases: Bases, ahead: Ahead, lengths: Lengths) -> float:
+    """Return the number of multiplications and additions of a stage that learns `tokens`."""
     first, last = parameters(bases.trained), parameters(bases.quantized)
-    if (scratch := recipe.model.scratch) and ahead.walks("pretrain"):
-        mean = lengths.tokens / max(1, lengths.conversations)
-        tokens = scratch.steps * scratch.batch_size * min(mean, scratch.context)
-        found["pretrain"] = (FORWARD + BACKWARD) * first * tokens
-    if ahead.walks("tune"):
-        asked = min(recipe.tune.questions, lengths.held_out) * ANSWER_TOKENS * 2
-        learned = (
-            (FORWARD + BACKWARD_LORA) * lengths.tokens * recipe.tune.passes(lengths.conversations)
-        )
-        found["tune"] = first * (learned + FORWARD * asked)
-    if (distill := recipe.distill) and ahead.walks("distill"):
-        trained = DISTILL_TRAININGS * lengths.tokens * distill.passes(lengths.conversations)
-        learned = (FORWARD + BACKWARD) * last * trained
-        found["distill"] = learned + FORWARD * first * lengths.tokens
-    if (align := recipe.align) and ahead.walks("align"):
-        count = _preferences(ahead)
-        seen = count * align.passes(count) * PAIR_TOKENS
-        found["align"] = (FORWARD + BACKWARD_LORA) * last * seen * ALIGN_TRAININGS
-    if (spec := recipe.quantize.distill) and ahead.walks("quantize"):
-        found["quantize"] = (2 * FORWARD + BACKWARD) * last * spec.tokens
-    return found
+    if stage == "pretrain":
+        return (FORWARD + BACKWARD) * first * tokens
+    if stage == "tune":
+        asked = min(ahead.recipe.tune.questions, lengths.held_out) * ANSWER_TOKENS * 2
+        return first * ((FORWARD + BACKWARD_LORA) * tokens + FORWARD * asked)
+    if stage == "distill":
+        return (FORWARD + BACKWARD) * last * tokens + FORWARD * first * lengths.tokens
+    if stage == "align":
+        return (FORWARD + BACKWARD_LORA) * last * tokens * PAIR_TOKENS * ALIGN_TRAININGS
+    return (2 * FORWARD + BACKWARD) * last * tokens
 
 
 def _rate() -> float:
@@ -273,14 +268,6 @@ def _rate() -> float:
 
     each = 2 * CHUNK**3 * done / max(time.process_time() - began, 1e-6)
     return each * len(os.sched_getaffinity(0))
-
-
-def _available_bytes() -> int:
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    return int(text.partition("MemAvailable:")[2].split()[0]) << 10
 
 
 def _size(count: float) -> str:

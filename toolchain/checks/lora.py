@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from toolchain.checks import Ahead, Findings
-from toolchain.checks.model import Base
+from toolchain.checks.model import Base, Bases
 from toolchain.errors import ConfigError, ToolchainError
 from toolchain.models.weights import open_weights
 from toolchain.recipe import LoraSpec
@@ -11,11 +11,16 @@ from toolchain.recipe import LoraSpec
 _WEIGHT = ".weight"
 
 
-def look(ahead: Ahead, base: Base, findings: Findings) -> None:
+def look(ahead: Ahead, bases: Bases, findings: Findings) -> None:
     """Find a rank, a number of layers or names of modules that the model does not have."""
-    specs = {"tune": ahead.recipe.tune, "align": ahead.recipe.align}
+    # `align` comes behind `distill` and `trim`: what it adapts is what ships.
+    adapts = {
+        "tune": (bases.trained, ahead.recipe.tune),
+        "align": (bases.quantized, ahead.recipe.align),
+    }
     for stage in ahead.walks("tune", "align"):
-        if spec := specs[stage]:
+        base, spec = adapts[stage]
+        if spec:
             for key, problem, hint in _faults(base, spec):
                 where = ahead.place([stage], key)
                 findings.errors.append(

@@ -8,7 +8,6 @@ fault that they share.
 import base64
 import io
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from device.manifest.pictures import PICTURE
 from toolchain.chat import shown_to
 from toolchain.errors import ArtifactError, FitError
+from toolchain.memory import available_bytes
 from toolchain.models.original import Original
 from toolchain.models.weights import open_weights
 from toolchain.progress import Reporter
@@ -206,19 +206,6 @@ def _check_memory(original: Original, report: Reporter) -> None:
             hint="close other programs, or run this stage on a computer with more memory: "
             "the work folder can be copied there",
         )
-
-
-def available_bytes() -> int:
-    """Return the memory that this computer has available; 0 where it does not say."""
-    file = Path("/proc/meminfo")
-    if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (ValueError, OSError):
-        return 0
 
 
 def _pixels(url: str, folder: Path) -> Any:

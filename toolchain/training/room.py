@@ -8,11 +8,12 @@ are computed again (gradient checkpointing, arXiv:1604.06174) cost a third. So p
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from toolchain import memory
 
 ROOM = 0.6
 """Share of the available memory that a batch may take: gradients and moments need some too."""
@@ -95,8 +96,5 @@ def available_bytes(device: torch.device, processes: int) -> int:
     """Return the memory that is left here for each of some processes on one computer."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return 1 << 62  # nobody says: as before, a batch is read whole
-    return (int(text.partition("MemAvailable:")[2].split()[0]) << 10) // max(1, processes)
+    # Where nobody says, a batch is read whole, as before.
+    return (memory.available_bytes() or 1 << 62) // max(1, processes)
