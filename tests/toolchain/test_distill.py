@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.fakes.datasets import Recorder
+from tests.fakes.datasets import QUESTIONS, Recorder, write_lines
 from tests.fakes.models import SMALL, tiny_llama
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Dataset
@@ -16,10 +16,12 @@ from toolchain.distill import DistillFigures, Mark, decide, distill
 from toolchain.distill.before import judge
 from toolchain.distill.compute import Counts, ratio
 from toolchain.errors import ArtifactError, ConfigError
+from toolchain.ingest import ingest
 from toolchain.models.checkpoints import load_model, load_tokenizer
 from toolchain.progress import Silent
-from toolchain.recipe import DistillSpec
+from toolchain.recipe import DataSpec, DistillSpec
 from toolchain.training.examples import conversations
+from toolchain.training.shared import MIN_TOKENS, shared_tokens
 from toolchain.training.students import from_layers
 from toolchain.training.teacher import CachedLogits, check_same_tokenizer, token_count
 
@@ -414,6 +416,21 @@ def test_labels_hidden_states_and_own_answers_are_learned_together(
     assert figures.longer is not None
     assert figures.longer.training.steps > 10
     assert not (tmp_path / "teacher-logits").exists()
+
+
+@pytest.mark.parametrize("loss", ["labels", "both"])
+def test_hidden_states_are_learned_under_instructions_that_all_conversations_begin_with(
+    teacher: Checkpoint, tmp_path: Path, loss: str
+) -> None:
+    told = {"files": ["q.jsonl"], "hold_out": "phrasing", "system": "Say what is right. " * 8}
+    write_lines(tmp_path / "q.jsonl", QUESTIONS)
+    data = DataSpec.model_validate(told)
+    dataset = ingest(data, tmp_path, tmp_path / "dataset", Silent(), seed=0)
+    examples, _ = conversations(load_tokenizer(teacher.path), dataset.train(), 512)
+    assert shared_tokens([each.ids for each in examples]) >= MIN_TOKENS
+    spec = SPEC.model_copy(update={"loss": loss, "hidden_weight": 1.0, "epochs": 1})
+    made = distill(teacher, dataset, spec, tmp_path / "distill", Silent(), seed=0)
+    assert DistillFigures.read(made.record.figures).student
 
 
 def test_what_a_teacher_costs_is_counted_in_operations() -> None:

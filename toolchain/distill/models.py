@@ -36,7 +36,7 @@ def train_all(
     """
     from toolchain.training.objectives import AnswerLoss
 
-    steps = _steps(lesson, len(texts.labelled))
+    steps = lesson.spec.steps(len(texts.labelled))
     control = Pupil(name="control", examples=texts.labelled, steps=steps, objective=AnswerLoss)
     if alone:
         return {CONTROL: train_pupil(lesson, control, places.resume, report)}, None
@@ -60,7 +60,7 @@ def _train_student(
     lesson: Lesson, texts: Texts, places: Places, report: Reporter
 ) -> tuple[Trained, int]:
     """Return the trained student, and the number of tokens of its own answers that it learned."""
-    total = _steps(lesson, len(texts.all))
+    total = lesson.spec.steps(len(texts.all))
     own_steps = round(lesson.spec.on_policy_share * total)
     if lesson.spec.loss != "labels":
         cache(lesson, texts.all, places.logits, report)
@@ -87,7 +87,9 @@ def _objective(lesson: Lesson, logits: Path, model: Any) -> Any:
     from toolchain.training.teacher import CachedLogits, token_count
 
     spec = lesson.spec
-    objective: Any = AnswerLoss(model)
+    # Hidden states are compared row by row, as the teacher reads them.
+    shares = not spec.hidden_weight
+    objective: Any = AnswerLoss(model, shares=shares)
     if spec.loss != "labels":
         objective = TeacherLoss(
             model,
@@ -95,15 +97,12 @@ def _objective(lesson: Lesson, logits: Path, model: Any) -> Any:
             temperature=spec.temperature,
             ce_weight=spec.ce_weight if spec.loss == "both" else 0.0,
             tokens=token_count(lesson.tokenizer()),
+            shares=shares,
         )
     if not spec.hidden_weight:
         return objective
     teacher = load_model(lesson.teacher.path, dtype="float32")
     return HiddenLoss(objective, teacher, layers=lesson.layers, weight=spec.hidden_weight)
-
-
-def _steps(lesson: Lesson, examples: int) -> int:
-    return lesson.spec.steps(examples)
 
 
 def _counts(lesson: Lesson, texts: Texts, student: Any, own_tokens: int) -> Counts:

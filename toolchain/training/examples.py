@@ -53,10 +53,6 @@ class Batch:
         """Return the batch on a device."""
         return replace(self, ids=self.ids.to(device), labels=self.labels.to(device))
 
-    def padded(self) -> "Batch":
-        """Return the batch as one whose rows are read with their padding."""
-        return replace(self, lengths=())
-
 
 def conversations(
     tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int

@@ -20,7 +20,8 @@ class HiddenLoss(nn.Module):
     """Another objective, plus the weighted distance of the kept layers' hidden states.
 
     A student's layer ought to give what the next kept layer read in the teacher, and the last one
-    what the teacher's last gave. The distance is relative, the mean over the layers.
+    what the teacher's last gave. The distance is relative, the mean over the layers. The other
+    objective must read rows one by one, with `shares=False`: the teacher reads them so.
     """
 
     def __init__(
@@ -43,8 +44,7 @@ class HiddenLoss(nn.Module):
         with torch.no_grad(), states_of_layers(self.teacher) as theirs:
             self.teacher.base_model(input_ids=batch.ids, use_cache=False)
         with states_of_layers(self.inner.model) as ours:
-            # Packed rows would have their states in another shape than the teacher's.
-            loss: Tensor = self.inner(batch.padded())
+            loss: Tensor = self.inner(batch)
 
         goals = [theirs[layer][0] for layer in self._layers[1:]] + [theirs[-1][1]]
         distances = [

@@ -236,6 +236,7 @@ def _steps(
     course, compute = progress.course, progress.compute
     assert compute
     process, processes = accelerator.process_index, accelerator.num_processes
+    step = _Step(accelerator, objective, optimizer, compute)
     for rows in batches_from(examples, course.batch_size, course.seed, progress.step, course.steps):
         parts = [
             _share(examples, rows, process + part * processes, processes * compute.parts)
@@ -245,7 +246,6 @@ def _steps(
         torch.manual_seed(_step_seed(course.seed, progress.step, process))
         for group in optimizer.param_groups:
             group["lr"] = course.rate(progress.step)
-        step = _Step(accelerator, objective, optimizer, compute)
         loss = step.take(parts, targets, course.clip)
         yield loss, sum(len(examples[row].ids) for row in rows)
 

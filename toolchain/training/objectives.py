@@ -42,7 +42,8 @@ class Head:
     ) -> None:
         self._model = model
         self._shares = shares
-        """Whether what all rows begin with is read once: then no row has a gradient of its own."""
+        """Whether what all rows begin with is read once: then no row has states of its own, and no
+        gradient."""
         self._chunk = max(1, chunk_elements // model.config.get_text_config().vocab_size)
         self._check()
 
@@ -164,10 +165,12 @@ class _Summed(torch.autograd.Function):
 class AnswerLoss(nn.Module):
     """Cross-entropy of the learned tokens."""
 
-    def __init__(self, model: Any, *, chunk_elements: int = CHUNK_ELEMENTS) -> None:
+    def __init__(
+        self, model: Any, *, chunk_elements: int = CHUNK_ELEMENTS, shares: bool = True
+    ) -> None:
         super().__init__()
         self.model = model
-        self._head = Head(model, chunk_elements=chunk_elements)
+        self._head = Head(model, chunk_elements=chunk_elements, shares=shares)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum over the batch's learned tokens, in nats."""
@@ -193,10 +196,11 @@ class TeacherLoss(nn.Module):
         ce_weight: float,
         tokens: int,
         chunk_elements: int = CHUNK_ELEMENTS,
+        shares: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
-        self._head = Head(model, chunk_elements=chunk_elements)
+        self._head = Head(model, chunk_elements=chunk_elements, shares=shares)
         self._teacher = teacher
         self._temperature = temperature
         self._ce_weight = ce_weight
@@ -256,7 +260,7 @@ class TwinLoss(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum over the batch's learned tokens, in nats."""
         with torch.no_grad():
-            theirs, _ = learned(self._teacher.hidden(batch.ids, batch.lengths), batch.labels)
+            theirs, _ = learned(self._teacher.hidden(batch.ids), batch.labels)
         ours, _ = learned(self._head.hidden(batch.ids, batch.lengths), batch.labels)
 
         scale = theirs.square().mean().clamp_min(1e-12)

@@ -15,6 +15,7 @@ from toolchain.training.examples import Example, batch_of
 from toolchain.training.hidden import HiddenLoss, OwnAnswerLoss, mean_entropy
 from toolchain.training.objectives import AnswerLoss
 from toolchain.training.own_answers import own_answers
+from toolchain.training.shared import MIN_TOKENS
 from toolchain.training.students import from_layers
 
 THREE_LAYERS = SMALL | {"layers": 3}
@@ -23,6 +24,11 @@ EXAMPLES = [
     for n in (9, 6, 12)
 ]
 BATCH = batch_of(EXAMPLES, range(3))
+OPENING = [5 + at % 90 for at in range(MIN_TOKENS + 6)]
+OPENED = [
+    Example(ids=[*OPENING, *each.ids], labels=[IGNORED] * len(OPENING) + list(each.labels))
+    for each in EXAMPLES
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +72,20 @@ def test_a_kept_layer_is_drawn_to_what_the_next_kept_one_read(teacher: Any) -> N
     loss.backward()
     assert student.model.layers[0].mlp.up_proj.weight.grad.any()
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_rows_with_a_long_opening_in_common_lose_what_each_of_them_loses_alone(
+    teacher: Any,
+) -> None:
+    student = from_layers(teacher, (0, 2))
+    inner = AnswerLoss(student, shares=False)
+    with_states = HiddenLoss(inner, teacher, layers=(0, 2), weight=0.0)
+    alone = sum(with_states(batch_of(OPENED, [row])) for row in range(3))
+    torch.testing.assert_close(with_states(batch_of(OPENED, range(3))), alone)
+
+    with_states = HiddenLoss(inner, teacher, layers=(0, 2), weight=2.0)
+    whole = with_states(batch_of(OPENED, range(3)))
+    assert float(whole.detach()) > float(alone.detach())
 
 
 def test_the_divergence_is_that_of_jensen_and_shannon_and_none_of_equal_models(
