@@ -205,7 +205,9 @@ class TrainFigures(StageFigures):
     train_cpu_s: float
     peak_memory_mb: float
     precision: str | None = None
-    """`float32` or `bf16`; None in a record of an earlier version, as the two below."""
+    """`float32` or `bf16`; None in a record of an earlier version, as the three below."""
+    precision_reason: str | None = None
+    """Why, in words."""
     parts: int | None = None
     """Pieces in which a batch was read."""
     checkpointing: bool | None = None

@@ -269,8 +269,8 @@ class TrainSpec(Frozen):
     questions: int = Field(default=200, ge=0)
     """Held-out conversations that are answered for exact match and F1, at most."""
     precision: Precision = "auto"
-    """`auto` takes bf16, weights in float32 under autocast, where a short trial is faster with
-    it."""
+    """`auto` takes bf16, weights in float32 under autocast, where the processor or the GPU
+    multiplies it and batches are not tiny."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainSpec":

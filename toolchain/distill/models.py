@@ -143,6 +143,7 @@ def _summed(first: TrainFigures, second: TrainFigures) -> TrainFigures:
         train_cpu_s=round(first.train_cpu_s + second.train_cpu_s, 1),
         peak_memory_mb=max(first.peak_memory_mb, second.peak_memory_mb),
         precision=first.precision,
+        precision_reason=first.precision_reason,
         parts=first.parts,
         checkpointing=first.checkpointing,
     )

@@ -18,7 +18,7 @@ from toolchain.training.examples import Example, batch_of
 from toolchain.training.fused_lora import fused
 from toolchain.training.packed import packs
 from toolchain.training.precision import FLOAT32, autocast, choose, hold
-from toolchain.training.room import Fit, available_bytes, checkpoint_layers, fit, saved_bytes
+from toolchain.training.room import available_bytes, checkpoint_layers, fit, saved_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,8 @@ class Compute:
     """What was chosen for a training."""
 
     precision: Precision = FLOAT32
+    precision_reason: str = ""
+    """Why, in words; empty in the state of an earlier version."""
     parts: int = 1
     """Pieces of a batch, read one after the other before a step."""
     checkpointing: bool = False
@@ -58,7 +60,10 @@ def computing(
     # Shards of weights are nobody's to measure: FSDP and DeepSpeed have their own settings.
     is_whole = str(accelerator.distributed_type.value) in ("NO", "MULTI_GPU", "MULTI_CPU")
     if not is_whole or not hasattr(objective, "model"):
-        yield Compute(precision=FLOAT32 if precision == "auto" else precision)
+        kind, reason = precision, "the recipe says so"
+        if kind == "auto":
+            kind, reason = FLOAT32, "it is not chosen for models in shards, nor for several at once"
+        yield Compute(precision=kind, precision_reason=reason)
         return
 
     objective.to(accelerator.device)
@@ -84,9 +89,6 @@ def _chosen(
     """Return what the first process chooses: all of them must take the same steps."""
     from accelerate.utils import broadcast_object_list
 
-    if accelerator.num_processes > 1 and _needs_whole_batch(objective):
-        # No process can try alone what all of them compute together.
-        return Compute(precision=FLOAT32 if precision == "auto" else precision)
     chosen = [""]
     if accelerator.is_main_process:
         state = torch.get_rng_state()
@@ -111,11 +113,11 @@ def _choose(
     device, processes = accelerator.device, accelerator.num_processes
     order = sorted(range(len(examples)), key=lambda row: len(examples[row].ids))
     first = max(0, len(order) // 2 - batch_size)
-    middle = batch_of(examples, order[first : first + batch_size]).to(device)
-    kind = choose(precision, objective, middle, device)
+    tokens = sum(len(examples[row].ids) for row in order[first : first + batch_size])
+    kind, reason = choose(precision, objective.model, tokens, device)
     hold(kind, objective.model)
     if _needs_whole_batch(objective):
-        return Compute(precision=kind)
+        return Compute(precision=kind, precision_reason=reason)
     longest = batch_of(examples, [order[-1]]).to(device)
 
     def row_bytes() -> int:
@@ -128,11 +130,13 @@ def _choose(
 
         return saved_bytes(objective, loss)
 
-    fits: Fit = fit(
+    parts, checkpointing = fit(
         row_bytes=row_bytes,
         rows=-(-min(batch_size, len(examples)) // processes),
         tokens=longest.ids.shape[1],
         available=available_bytes(device, processes),
         again=lambda: checkpoint_layers(objective.model, on=True),
     )
-    return Compute(precision=kind, parts=fits.parts, checkpointing=fits.checkpointing)
+    return Compute(
+        precision=kind, precision_reason=reason, parts=parts, checkpointing=checkpointing
+    )

@@ -25,9 +25,8 @@ SHORT = 160
 # Processor milliseconds, forward and backward, of 4 rows of 64 / 128 / 256 tokens, 9 heads of 64
 # in bf16 (x86-64 with AVX512-BF16): torch's flash attention 5.5 / 12.8 / 26.6, plain scores 1.5 /
 # 4.3 / 16.6. Scores take memory that grows with the square of the length.
-_FARTHEST = {torch.float32: 1e-4}
-"""Largest relative distance of both ways' states, by type; of 16 bits it is `_FARTHEST_16`."""
-_FARTHEST_16 = 0.05
+_FARTHEST, _FARTHEST_16 = 1e-4, 0.05
+"""Largest relative distance of both ways' states, in float32 and in 16 bits."""
 _PROBE = ((5, 6, 7, 8, 9), (5, 6, 7, 9, 8, 7, 6, 5), (5, 6, 7, 10))
 """Rows with a shared beginning on which both ways are compared."""
 
@@ -160,7 +159,7 @@ def _is_equal(model: Any, own: str) -> bool:
     finally:
         _use(model, own)
         model.train(was_training)
-    farthest = _FARTHEST.get(packed.dtype, _FARTHEST_16)
+    farthest = _FARTHEST if packed.dtype == torch.float32 else _FARTHEST_16
     return all(
         float((packed[number, : len(row)] - states).norm()) <= farthest * float(states.norm())
         for number, (row, states) in enumerate(zip(_PROBE, plain, strict=True))

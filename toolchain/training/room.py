@@ -7,7 +7,6 @@ are computed again (gradient checkpointing, arXiv:1604.06174) cost a third. So p
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,16 +18,6 @@ ROOM = 0.6
 """Share of the available memory that a batch may take: gradients and moments need some too."""
 LEAST_TOKENS = 256
 """Tokens of a part below which matrices are multiplied at a lower rate."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """How each batch is read."""
-
-    parts: int = 1
-    """Pieces of a batch, read one after the other before a step."""
-    checkpointing: bool = False
-    """Whether layers are computed again in the backward pass."""
 
 
 def saved_bytes(objective: nn.Module, loss: Callable[[], Tensor]) -> int:
@@ -57,23 +46,22 @@ def fit(
     tokens: int,
     available: int,
     again: Callable[[], bool],
-) -> Fit:
-    """Return how a batch of so many rows is read in the available bytes.
+) -> tuple[int, bool]:
+    """Return in how many parts a batch of so many rows is read in the available bytes.
 
+    The second value is whether layers are computed again in the backward pass.
     `row_bytes` measures what the longest row of so many `tokens` keeps. `again` switches to layers
     that are computed again, and returns whether the model can; it stays so if the answer says so.
     """
     room = ROOM * available
     needed = row_bytes()
     if rows * needed <= room:
-        return Fit()
+        return 1, False
     most = max(1, rows * tokens // LEAST_TOKENS)
     parts = _parts(rows, needed, room)
-    if parts <= most and needed <= room:
-        return Fit(parts=parts)
-    if not again():
-        return Fit(parts=parts)
-    return Fit(parts=_parts(rows, row_bytes(), room), checkpointing=True)
+    if (parts <= most and needed <= room) or not again():
+        return parts, False
+    return _parts(rows, row_bytes(), room), True
 
 
 def _parts(rows: int, needed: int, room: float) -> int:

@@ -92,18 +92,19 @@ def test_a_run_that_goes_on_computes_as_it_began(
     _, begun = trained(1, replace(COURSE, save_every_s=0), where="one")
     with safe_open(tmp_path / "one" / "course" / "state.safetensors", "pt") as state:
         kept = Compute.of_text(state.metadata()["compute"])
-    assert kept == Compute(parts=begun["parts"], checkpointing=begun["checkpointing"])
+    assert kept.precision_reason == begun["precision_reason"] == "the recipe says so"
+    assert (kept.parts, kept.checkpointing) == (begun["parts"], begun["checkpointing"])
     _, again = trained(1 << 40, replace(COURSE, steps=9), where="one")
     assert again["steps"] == 9
     assert (again["parts"], again["checkpointing"]) == (begun["parts"], begun["checkpointing"])
 
 
 def test_a_text_gives_what_it_was_made_of() -> None:
-    one = Compute(precision="bf16", parts=3, checkpointing=True)
+    one = Compute(precision="bf16", precision_reason="so", parts=3, checkpointing=True)
     assert Compute.of_text(one.text()) == one
 
 
-def test_a_loss_that_needs_its_whole_batch_is_neither_cut_nor_tried_by_one_of_many(
+def test_a_loss_that_needs_its_whole_batch_is_neither_cut_nor_tried(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compute, "available_bytes", lambda *_: 1)
@@ -115,12 +116,11 @@ def test_a_loss_that_needs_its_whole_batch_is_neither_cut_nor_tried_by_one_of_ma
         num_processes = 1
         device = torch.device("cpu")
 
-    class Many(Alone):
-        num_processes = 2
-
-    assert compute._chosen(objective, EXAMPLES, Alone(), "float32", 2) == Compute()
-    monkeypatch.setattr(compute, "_choose", None)
-    assert compute._chosen(objective, EXAMPLES, Many(), "auto", 2) == Compute()
+    # No process can try alone what all of them compute together.
+    monkeypatch.setattr(compute, "saved_bytes", None)
+    found = compute._chosen(objective, EXAMPLES, Alone(), "auto", 2)
+    assert (found.precision, found.parts, found.checkpointing) == ("float32", 1, False)
+    assert found.precision_reason
 
 
 def test_choosing_leaves_no_trace_in_what_is_drawn(

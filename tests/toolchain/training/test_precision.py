@@ -1,5 +1,8 @@
-"""bf16 learns as float32 does, and `auto` takes it only where it is faster."""
+"""bf16 learns as float32 does, and `auto` takes it by facts that are the same in a second run."""
 
+import math
+import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from toolchain.progress import Silent
 from toolchain.recipe import LoraSpec, Precision
 from toolchain.training import precision
 from toolchain.training.answers import loss_per_token
-from toolchain.training.examples import Example, batch_of
+from toolchain.training.examples import Example
 from toolchain.training.loop import Course, train
 from toolchain.training.lora import with_lora
 from toolchain.training.objectives import AnswerLoss
@@ -35,13 +38,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("model"), **shape)
 
 
-def learned(folder: Path, kind: Precision, seed: int, resume: Path) -> tuple[float, Any]:
+def learned(
+    folder: Path, kind: Precision, seed: int, resume: Path, steps: int = 60
+) -> tuple[float, Any]:
     """Return the loss on held-out text after a training, and its figures."""
     spec = LoraSpec(dropout=0.0, target_modules=ALL)
     model = with_lora(load_model(folder), spec, seed, stage="tune").get_base_model()
     course = Course(
         name="course",
-        steps=60,
+        steps=steps,
         batch_size=6,
         learning_rate=1e-2,
         warmup_share=0.1,
@@ -70,66 +75,80 @@ def test_it_learns_as_float32_does(folder: Path, tmp_path: Path) -> None:
     assert abs(mean) < max(spread, 0.02 * (untrained - sum(exact) / 3))
 
 
-class _Loss(torch.nn.Module):
-    """A loss that takes longer in one of the types."""
-
-    def __init__(self, slow: Precision) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(4, 4)
-        self._slow = slow
-
-    def forward(self, batch: object) -> torch.Tensor:
-        """Return a loss."""
-        if torch.is_autocast_enabled("cpu") == (self._slow == BF16):
-            for _ in range(20):
-                torch.ones(300, 300) @ torch.ones(300, 300)
-        return self.layer(torch.ones(1, 4)).float().sum()
-
-
-BATCH = batch_of(EXAMPLES, [0])
 CPU = torch.device("cpu")
+MANY, FEW = 1 << 40, 1
 
 
-@pytest.mark.parametrize(("slow", "chosen"), [(FLOAT32, BF16), (BF16, FLOAT32)])
-def test_auto_takes_what_is_faster(
-    slow: Precision, chosen: Precision, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that multiplies bfloat16."""
+    told = {"avx512_bf16": True, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+
+
+def model_of(dtype: torch.dtype = torch.float32) -> Any:
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 4)).to(dtype)
+
+
+@pytest.mark.usefixtures("feature")
+def test_auto_takes_bf16_for_large_batches_and_says_why() -> None:
+    assert choose("auto", model_of(), MANY, CPU) == (
+        BF16,
+        "the processor has avx512_bf16, a batch is 70369 billion products",
+    )
+
+
+@pytest.mark.usefixtures("feature")
+def test_auto_takes_float32_for_small_batches_and_says_why() -> None:
+    kind, reason = choose("auto", model_of(), FEW, CPU)
+    assert kind == FLOAT32
+    assert reason == "a batch is 6.4e-08 billion products, which are few"
+
+
+@pytest.mark.parametrize("told", [{}, {"avx512_bf16": False, "avx512_f": True}])
+def test_auto_takes_float32_where_the_processor_does_not_multiply_bfloat16(
+    told: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "WORTH_S", 0.0)
-    loss = _Loss(slow)
-    assert choose("auto", loss, BATCH, CPU) == chosen
-    assert all(parameter.grad is None for parameter in loss.parameters())
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert choose("auto", model_of(), MANY, CPU) == (
+        FLOAT32,
+        "the processor does not multiply bfloat16",
+    )
 
 
-def test_a_pass_that_is_too_short_to_be_measured_stays_float32(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(precision, "WORTH_S", 1e9)
-    assert choose("auto", _Loss(FLOAT32), BATCH, CPU) == FLOAT32
+@pytest.mark.usefixtures("feature")
+def test_a_torch_without_fast_kernels_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert choose("auto", model_of(), MANY, CPU)[0] == FLOAT32
 
 
 @pytest.mark.parametrize("asked", [FLOAT32, BF16])
-def test_what_a_recipe_says_is_not_tried(asked: Precision) -> None:
-    assert choose(asked, _Loss(asked), BATCH, CPU) == asked
+def test_what_a_recipe_says_is_taken(asked: Precision) -> None:
+    assert choose(asked, model_of(), FEW, CPU) == (asked, "the recipe says so")
 
 
+@pytest.mark.usefixtures("feature")
 def test_weights_of_16_bits_are_left_as_they_are() -> None:
-    assert choose("auto", _Loss(FLOAT32).to(torch.bfloat16), BATCH, CPU) == FLOAT32
+    assert choose("auto", model_of(torch.bfloat16), MANY, CPU)[0] == FLOAT32
 
 
-def test_a_processor_without_bfloat16_is_not_tried_for_long(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.usefixtures("feature")
+@pytest.mark.parametrize(("least", "kind"), [(0.0, BF16), (math.inf, FLOAT32)])
+def test_no_clock_decides_so_a_second_training_gives_equal_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float, kind: Precision
 ) -> None:
-    seen: list[str] = []
-
-    class Slow(_Loss):
-        def forward(self, batch: object) -> torch.Tensor:
-            seen.append(BF16 if torch.is_autocast_enabled("cpu") else FLOAT32)
-            return super().forward(batch)
-
-    monkeypatch.setattr(precision, "TRIALS", 9)
-    monkeypatch.setattr(precision, "WORTH_S", 0.0)
-    assert choose("auto", Slow(BF16), BATCH, CPU) == FLOAT32
-    assert seen.count(BF16) < 9
+    monkeypatch.setattr(precision, "LEAST_PRODUCTS", least)
+    clocks = (iter(range(1, 1 << 30)), (2.0**n for n in count()))
+    losses, reasons = set(), set()
+    for number, clock in enumerate(clocks):
+        for name in ("process_time", "monotonic", "perf_counter"):
+            monkeypatch.setattr(time, name, lambda clock=clock: float(next(clock)))
+        loss, figures = learned(folder, "auto", 0, tmp_path / str(number), steps=6)
+        losses.add(loss)
+        reasons.add(figures["precision_reason"])
+        assert figures["precision"] == kind
+    assert len(losses) == len(reasons) == 1
 
 
 def test_frozen_weights_are_held_as_autocast_would_round_them(folder: Path) -> None:

@@ -4,23 +4,23 @@ import pytest
 import torch
 from torch import nn
 
-from toolchain.training.room import Fit, available_bytes, fit, saved_bytes
+from toolchain.training.room import available_bytes, fit, saved_bytes
 
 
 @pytest.mark.parametrize(
     ("needed", "available", "can", "wanted"),
     [
-        (10, 1000, True, Fit()),
-        (10, 100, True, Fit(parts=2)),
-        (100, 200, True, Fit(parts=2, checkpointing=True)),
-        (100, 200, False, Fit(parts=8)),
-        (500, 200, True, Fit(parts=8, checkpointing=True)),
-        (5000, 200, False, Fit(parts=8)),
+        (10, 1000, True, (1, False)),
+        (10, 100, True, (2, False)),
+        (100, 200, True, (2, True)),
+        (100, 200, False, (8, False)),
+        (500, 200, True, (8, True)),
+        (5000, 200, False, (8, False)),
     ],
     ids=["fits", "two parts", "again", "cannot", "again and alone", "nothing helps"],
 )
 def test_parts_come_before_layers_that_are_computed_again(
-    needed: int, available: int, can: bool, wanted: Fit
+    needed: int, available: int, can: bool, wanted: tuple[int, bool]
 ) -> None:
     is_again = False
 
