@@ -103,7 +103,13 @@ def trial(base: Checkpoint, folder: Path, seed: int, *, redacted: bool) -> Trial
 
     data = dataset(folder / "data", rows)
     spec = TuneSpec(
-        epochs=16, batch_size=8, learning_rate=4e-3, r=16, questions=0, target_modules=LEARNED
+        epochs=16,
+        batch_size=8,
+        learning_rate=4e-3,
+        dropout=0.1,
+        r=16,
+        questions=0,
+        target_modules=LEARNED,
     )
     tuned = tune(base, data, spec, folder / "tune", Silent(), seed=seed)
     scheme = QuantizeSpec(scheme="Q4_K_M")

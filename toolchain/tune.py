@@ -137,7 +137,6 @@ def tune(
     many are learned as the recipe says. With `planted` canaries about half of them are learned, by
     the toss of coins that `canaries.jsonl` keeps; raise ConfigError where several processes train.
     """
-    spec = spec.protected()
     refuse_faults(spec)
     _refuse_coins(planted)
     asked = spread(questions, spec.general_questions)

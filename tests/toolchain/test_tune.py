@@ -22,7 +22,8 @@ from toolchain.training.answers import loss_per_byte, loss_per_token
 from toolchain.training.examples import conversations
 from toolchain.tune import merge, tune
 
-SPEC = TuneSpec(r=4, alpha=8, epochs=2, batch_size=4, questions=2)
+TWO = ("q_proj", "v_proj")
+SPEC = TuneSpec(r=4, alpha=8, epochs=2, batch_size=4, questions=2, target_modules=TWO)
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def _faults(ahead: Ahead, parts: Parts | None) -> Iterator[Fault]:
         problem, remedy = _STAGES[stage]
         yield Fault(key="stages", problem=f"`{stage}`: {problem}", remedy=remedy)
     if ahead.walks("tune"):
-        for fault in faults_of(recipe.tune.protected()):
+        for fault in faults_of(recipe.tune):
             yield Fault(key=f"tune.{fault.key}", problem=fault.problem, remedy=fault.remedy)
     if many():
         yield Fault(key="tune.privacy", problem=MANY, remedy=ONE)

@@ -36,7 +36,7 @@ from toolchain.line.formats import FORMATS, is_chosen
 from toolchain.models.original import Original
 from toolchain.privacy.canaries import audit_words
 from toolchain.probes.words import garak_words, guarded_words, probe_words
-from toolchain.recipe import Recipe
+from toolchain.recipe import LINEAR, Recipe
 from toolchain.target import Target
 from toolchain.terms.found import travelling_files
 
@@ -191,10 +191,9 @@ def _plan_tune(recipe: Recipe, target: Target, form: str) -> str:
     spec = recipe.tune
     source = recipe.model.base or "trained from scratch"
     bits = " on four bits" * (spec.base_bits == 4)
-    return (
-        f"LoRA{bits} r={spec.r} alpha={spec.alpha} on {', '.join(spec.target_modules)}, "
-        f"{spec.length}, base {source}"
-    )
+    is_all = spec.target_modules == LINEAR
+    modules = "all linear layers" if is_all else ", ".join(spec.target_modules)
+    return f"LoRA{bits} r={spec.r} alpha={spec.alpha} on {modules}, {spec.length}, base {source}"
 
 
 def _tuned(artifact: Artifact) -> str:

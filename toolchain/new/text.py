@@ -11,8 +11,6 @@ from toolchain.new.choice import Choice
 from toolchain.recipe import GateSpec
 from toolchain.target import Target
 
-_ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
@@ -46,7 +44,7 @@ def written(content: Content) -> str:
     if content.data:
         tables.append(_data(content))
     if content.trains:
-        tables.append(f"[tune]\nepochs = 3\ntarget_modules = {_toml(_ALL_LINEAR)}\n")
+        tables.append("[tune]\nepochs = 3\n")
     if content.knowledge:
         tables.append(_knowledge(content))
     tables.append(f"[quantize]\nscheme = {_toml(content.choice.scheme)}\n")

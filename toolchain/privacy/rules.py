@@ -27,7 +27,7 @@ def faults_of(spec: TuneSpec) -> list[Fault]:
             Fault(
                 key="dropout",
                 problem="its masks follow from the recorded seed and tell who else was in a batch",
-                remedy="leave `dropout` out: it is 0 with `[tune.privacy]`",
+                remedy="leave `dropout` out: it is 0 then",
             )
         )
     if spec.updates:

@@ -1,6 +1,7 @@
 """LoRA (arXiv:2106.09685) through peft: the frozen model with matrices that learn."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from toolchain.errors import ConfigError
@@ -19,7 +20,7 @@ def with_lora(model: Any, spec: LoraSpec, seed: int, *, stage: str) -> Any:
         r=spec.r,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
-        target_modules=list(spec.target_modules),
+        target_modules=_targets(model, spec.target_modules),
         layers_to_transform=_last_layers(model, spec.layers, stage),
         bias="none",
         task_type="CAUSAL_LM",
@@ -41,6 +42,16 @@ def with_lora(model: Any, spec: LoraSpec, seed: int, *, stage: str) -> Any:
             f"{stage}: target_modules: none of {', '.join(spec.target_modules)} is in the model",
             hint=hint,
         ) from error
+
+
+def _targets(model: Any, names: Sequence[str]) -> list[str]:
+    """Return the names that end the name of a module; all of them if none does, for peft to refuse.
+
+    The default has names of several families; an adapter says what it has.
+    """
+    modules = [f".{name}" for name, _ in model.named_modules()]
+    found = [name for name in names if any(each.endswith(f".{name}") for each in modules)]
+    return found or list(names)
 
 
 def _last_layers(model: Any, count: int, stage: str) -> list[int] | None:

@@ -34,7 +34,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 def choose(
-    precision: Precision, model: nn.Module, tokens: int, device: torch.device
+    precision: Precision, model: Any, tokens: int, device: torch.device
 ) -> tuple[Precision, str]:
     """Return float32 or bf16, and why, for batches of so many tokens.
 
@@ -61,8 +61,8 @@ def choose(
 def _feature() -> str:
     """Return the feature by which this processor multiplies bfloat16; empty where it has none."""
     # An older torch does not tell; one without oneDNN has no fast kernels (macOS).
-    told = getattr(torch.cpu, "get_capabilities", dict)()
-    if not torch.backends.mkldnn.is_available():
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return ""
     return next((name for name in FEATURES if told.get(name)), "")
 
