@@ -280,6 +280,11 @@ class TrainSpec(Frozen):
     """Longest conversation in tokens; longer ones are dropped and counted."""
     questions: int = Field(default=200, ge=0)
     """Held-out conversations that are answered for exact match and F1, at most."""
+    general_questions: int = Field(default=200, ge=0)
+    """General questions that are asked before and after, at most: what is forgotten of all that the
+    recipe is not about. A model that is trained here from nothing is not asked."""
+    max_forgotten: float = Field(default=100.0, ge=0, le=100)
+    """Percentage points of right answers to them that may be lost."""
     precision: Precision = "auto"
     """`auto` takes bf16, weights in float32 under autocast, where the processor or the GPU
     multiplies it and batches are not tiny."""
@@ -318,11 +323,6 @@ class LoraSpec(TrainSpec):
     layers: int = Field(default=0, ge=0)
     """Layers that are adapted, from the last one; 0: all. A third of them takes two thirds of the
     time, as nothing is carried back through the others."""
-    general_questions: int = Field(default=200, ge=0)
-    """General questions that are asked before and after, at most: what is forgotten of all that the
-    recipe is not about. A model that is trained here from nothing is not asked."""
-    max_forgotten: float = Field(default=100.0, ge=0, le=100)
-    """Percentage points of right answers to them that may be lost."""
 
 
 class PrivacySpec(Frozen):

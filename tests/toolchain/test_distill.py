@@ -12,15 +12,25 @@ from tests.fakes.datasets import QUESTIONS, Recorder, write_lines
 from tests.fakes.models import SMALL, tiny_llama
 from toolchain import artifacts
 from toolchain.artifacts import Checkpoint, Dataset
+from toolchain.chat import render_prompt
 from toolchain.distill import DistillFigures, Mark, decide, distill
 from toolchain.distill.before import judge
 from toolchain.distill.compute import Counts, ratio
-from toolchain.errors import ArtifactError, ConfigError
+from toolchain.errors import ArtifactError, ConfigError, GateError
 from toolchain.ingest import ingest
+from toolchain.line.stages import STAGES
 from toolchain.models.checkpoints import load_model, load_tokenizer
 from toolchain.progress import Silent
 from toolchain.recipe import DataSpec, DistillSpec
+from toolchain.training.answers import answer
 from toolchain.training.examples import conversations
+from toolchain.training.probe import (
+    ANSWER_TOKENS,
+    Question,
+    lost_words,
+    read_questions,
+    spread,
+)
 from toolchain.training.shared import MIN_TOKENS, shared_tokens
 from toolchain.training.students import from_layers
 from toolchain.training.teacher import CachedLogits, check_same_tokenizer, token_count
@@ -431,6 +441,56 @@ def test_hidden_states_are_learned_under_instructions_that_all_conversations_beg
     spec = SPEC.model_copy(update={"loss": loss, "hidden_weight": 1.0, "epochs": 1})
     made = distill(teacher, dataset, spec, tmp_path / "distill", Silent(), seed=0)
     assert DistillFigures.read(made.record.figures).student
+
+
+@pytest.fixture(scope="module")
+def known_to_the_teacher(teacher: Checkpoint) -> tuple[Question, ...]:
+    """Questions whose right answers are what this teacher, which knows nothing, says to them."""
+    tokenizer, asked = load_tokenizer(teacher.path), spread(read_questions(), 6)
+    prompts = [
+        render_prompt(tokenizer, [{"role": "user", "content": each.question}]) for each in asked
+    ]
+    model = load_model(teacher.path, dtype="float32")
+    said = answer(model, tokenizer, prompts, ANSWER_TOKENS, Silent(), name="teacher")
+    pairs = zip(asked, said, strict=True)
+    return tuple(replace(each, answers=(text,)) for each, text in pairs if has_a_word(text))
+
+
+def has_a_word(text: str) -> bool:
+    """Say whether a text has a word."""
+    return any(letter.isalnum() for letter in text)
+
+
+def test_general_questions_are_asked_of_what_came_in_and_of_what_ships(
+    teacher: Checkpoint,
+    dataset: Dataset,
+    known_to_the_teacher: tuple[Question, ...],
+    tmp_path: Path,
+) -> None:
+    report, questions = Recorder(), known_to_the_teacher
+    assert questions
+    spec = SPEC.model_copy(update={"epochs": 20})
+    made = distill(teacher, dataset, spec, tmp_path, report, seed=0, questions=questions)
+    assert "general_questions" in made.record.inputs
+    lost = DistillFigures.read(made.record.figures).forgotten
+    assert lost
+    assert (lost.questions, lost.before, lost.now) == (len(questions), 1, 0)
+    assert f"distill: {lost_words(lost)}" in report.notes
+    assert lost_words(lost) in STAGES["distill"].result(made)
+
+    strict = spec.model_copy(update={"max_forgotten": 50.0})
+    with pytest.raises(GateError, match=r"^distill: of \d general questions 100\.0% → ") as refused:
+        distill(teacher, dataset, strict, tmp_path, Silent(), seed=0, questions=questions)
+    assert "`layers`" in (refused.value.hint or "")
+
+
+def test_none_are_asked_where_the_recipe_says_so(
+    teacher: Checkpoint, dataset: Dataset, tmp_path: Path
+) -> None:
+    spec = SPEC.model_copy(update={"general_questions": 0, "epochs": 1})
+    made = distill(teacher, dataset, spec, tmp_path, Silent(), seed=0, questions=read_questions())
+    assert DistillFigures.read(made.record.figures).forgotten is None
+    assert "general_questions" not in made.record.inputs
 
 
 def test_what_a_teacher_costs_is_counted_in_operations() -> None:

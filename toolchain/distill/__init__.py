@@ -6,6 +6,7 @@ same compute. The one that is best on held-out answers ships, and the stage says
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,26 @@ from toolchain.distill.lesson import Lesson
 from toolchain.distill.logits import LOGITS
 from toolchain.distill.models import Places, train_all
 from toolchain.distill.verdict import CONTROL, LONGER, STUDENT, decide
+from toolchain.figures import Forgotten
 from toolchain.models.names import GENERATION_CONFIG
 from toolchain.processes import is_main, keep_together, speaking
 from toolchain.progress import Reporter
 from toolchain.recipe import DistillSpec
 from toolchain.teaching.writing import WRITTEN, Assignment, write
+from toolchain.training.probe import (
+    Question,
+    check_forgotten,
+    digest_of,
+    forgotten,
+    known,
+    lost_words,
+    spread,
+)
 
 __all__ = ["DistillFigures", "Mark", "decide", "distill"]
 TOOLS = ("accelerate", "safetensors", "torch", "transformers")
+MORE_LAYERS = "a student with more `layers` and a lower `learning_rate` forget less"
+"""Hint for a student that forgot too much."""
 
 
 def distill(
@@ -37,6 +50,7 @@ def distill(
     seed: int,
     student: Checkpoint | None = None,
     assignment: Assignment | None = None,
+    questions: Sequence[Question] = (),
 ) -> Checkpoint:
     """Train student and controls on the conversations of `dataset`; write the best one to `out`.
 
@@ -44,9 +58,14 @@ def distill(
     first writes more conversations for it.
     Figures: loss per held-out token, exact match and F1 of teacher, student and controls; `shipped`
     says which one is in `out`, `verdict` says it in words.
+
+    With general `questions` the share of them that is answered is measured of the model that came
+    in and of the one that ships; raise GateError if more is lost than the recipe allows.
     """
     inputs = {"teacher": teacher.digest, "dataset": dataset.digest}
     inputs |= {"student": student.digest} if student else {}
+    asked = spread(questions, spec.general_questions)
+    inputs |= {"general_questions": digest_of(asked)} if asked else {}
     written: Written | None = None
     if assignment:
         written = write(dataset, assignment, out.with_name(WRITTEN), report, seed=seed)
@@ -58,6 +77,7 @@ def distill(
         written=written,
         spec=spec,
         seed=seed,
+        questions=asked,
     )
     work = Work(stage="distill", inputs=inputs, parameters=spec, seed=seed, tools=TOOLS)
     record, fresh = keep_together(
@@ -66,6 +86,8 @@ def distill(
         lambda folder: _build(lesson, out.with_name(LOGITS), folder, speaking(report)),
         DistillFigures,
     )
+    lost = DistillFigures.read(record.figures).forgotten
+    check_forgotten("distill", lost, spec.max_forgotten, hint=MORE_LAYERS)
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 
@@ -108,6 +130,7 @@ def _build(lesson: Lesson, logits: Path, out: Path, report: Reporter) -> Distill
         longer=marks.get(LONGER),
         compute_ratio=compute,
         teacher=_mark_of_teacher(lesson, report),
+        forgotten=_forgotten(lesson, models[shipped][0], report),
         best=marks[shipped],
     )
 
@@ -146,6 +169,28 @@ def _mark_of_teacher(lesson: Lesson, report: Reporter) -> Mark:
 
     model = load_model(lesson.teacher.path, dtype="float32")
     return _mark(model, lesson, "teacher", report, own=True)
+
+
+def _forgotten(lesson: Lesson, model: Any, report: Reporter) -> Forgotten | None:
+    """Return how many general questions the model that came in answers, and the one that ships."""
+    from toolchain.models.checkpoints import load_model
+
+    if not lesson.questions:
+        return None
+    models = {"before": load_model(lesson.came_in, dtype="float32"), "after": model}
+    before, after = (
+        known(
+            each,
+            lesson.tokenizer(),
+            lesson.questions,
+            report,
+            name=f"general questions, {name}",
+        )
+        for name, each in models.items()
+    )
+    lost = forgotten(before, after)
+    report.note(f"distill: {lost_words(lost)}")
+    return lost
 
 
 def _save(lesson: Lesson, model: Any, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from toolchain.figures import FLAT, StageFigures, TrainFigures
+from toolchain.figures import FLAT, Forgotten, StageFigures, TrainFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,4 +85,7 @@ class DistillFigures(StageFigures):
     compute_ratio: float | None = None
     """Operations of student and teacher over those of the control."""
     teacher: Mark
+    forgotten: Forgotten | None = None
+    """Right answers to general questions of the model that came in, and of the one that ships; None
+    where none was asked."""
     best: TrainedMark = field(metadata=FLAT)

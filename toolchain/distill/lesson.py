@@ -10,6 +10,7 @@ from toolchain.errors import ConfigError
 from toolchain.figures import TrainFigures
 from toolchain.progress import Reporter
 from toolchain.recipe import DistillSpec
+from toolchain.training.probe import Question
 
 if TYPE_CHECKING:
     from toolchain.training.examples import Example
@@ -34,6 +35,13 @@ class Lesson:
     layers: tuple[int, ...] = ()
     influence: tuple[float, ...] = ()
     """How much each layer of the teacher changes what it reads, where they were chosen by it."""
+    questions: tuple[Question, ...] = ()
+    """General questions, by which is seen what was forgotten."""
+
+    @property
+    def came_in(self) -> Path:
+        """Folder of the model that a student is made of."""
+        return (self.student or self.teacher).path
 
     @property
     def speaks_as(self) -> Path:

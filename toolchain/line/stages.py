@@ -246,6 +246,7 @@ def _distill(flow: Flow) -> Checkpoint:
         seed=recipe.seed,
         student=student,
         assignment=_assignment(flow, teacher),
+        questions=flow.questions(),
     )
     flow.teacher = Original(base=teacher.path) if spec.teacher else flow.reference()
     if student and not spec.needs_same_tokens:
@@ -296,6 +297,7 @@ def _plan_distill(recipe: Recipe, target: Target, form: str) -> str:
 
 def _distilled(artifact: Artifact) -> str:
     from toolchain.distill import DistillFigures
+    from toolchain.training.probe import lost_words
 
     figures = DistillFigures.read(artifact.record.figures)
     trained = {
@@ -310,6 +312,8 @@ def _distilled(artifact: Artifact) -> str:
         text += f"; {figures.written:,} conversations written"
     for name, each in trained.items():
         text += f"; {name}{_scores(each.mark)}" if each else ""
+    if figures.forgotten:
+        text += f"; {lost_words(figures.forgotten)}"
     return f"{text}; the {figures.shipped} ships"
 
 

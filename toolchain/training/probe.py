@@ -119,15 +119,23 @@ def lost_words(lost: Forgotten) -> str:
     )
 
 
-def check_forgotten(stage: str, lost: Forgotten | None, allowed: float) -> None:
+MORE_TALK = (
+    "`general_share = 0.3` learns general conversations too; "
+    "fewer epochs and a lower `learning_rate` forget less"
+)
+"""Hint for a tuning that forgot too much."""
+
+
+def check_forgotten(
+    stage: str, lost: Forgotten | None, allowed: float, hint: str = MORE_TALK
+) -> None:
     """Raise GateError if more points were forgotten than a recipe allows."""
     if lost is None or lost.points <= allowed + 1e-6:
         return
     raise GateError(
         f"{stage}: {lost_words(lost)}: {lost.points:.1f} points are forgotten, "
         f"`max_forgotten` allows {allowed:g}",
-        hint="`general_share = 0.2` learns general conversations too; "
-        "fewer epochs and a lower `learning_rate` forget less",
+        hint=hint,
     )
 
 
