@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from toolchain.chat import IGNORED
 from toolchain.errors import ArtifactError
 from toolchain.training.examples import Batch
-from toolchain.training.packed import is_packing, read_packed
+from toolchain.training.packed import filled, is_packing, read_packed
 from toolchain.training.shared import read_prefix, shared_tokens
 
 CHUNK_ELEMENTS = 1 << 22
@@ -74,7 +74,10 @@ class Head:
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits, scaled and capped where a family does (Granite, Gemma 2 …)."""
         config = self._model.config.get_text_config()
-        logits: Tensor = self._model.get_output_embeddings()(hidden)
+        count = hidden.shape[-2]
+        # Rows of zeros: a number of positions for each batch would be a shape for each batch.
+        rows = functional.pad(hidden, (0, 0, 0, filled(count) - count))
+        logits: Tensor = self._model.get_output_embeddings()(rows)[..., :count, :]
         logits = logits / getattr(config, "logits_scaling", 1.0)
         logits = logits * (getattr(config, "logit_scale", None) or 1.0)
         if cap := getattr(config, "final_logit_softcapping", None):

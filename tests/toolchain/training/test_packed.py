@@ -13,13 +13,21 @@ from toolchain.models.checkpoints import load_model
 from toolchain.training import packed
 from toolchain.training.examples import Batch, Example, batch_of
 from toolchain.training.objectives import AnswerLoss, Head
-from toolchain.training.packed import NAME, is_packing, pack, packs
+from toolchain.training.packed import NAME, filled, is_packing, pack, packs
 from toolchain.training.shared import MIN_TOKENS
 
 ROWS = ([5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17])
 PREFIX = [5 + n % 90 for n in range(MIN_TOKENS + 9)]
 ENDS = ([101, 102, 103], [101, 107, 108, 109, 110], [120])
 APART = batch_of([Example(ids=row, labels=row) for row in ROWS], range(3))
+LONGER = batch_of(
+    [
+        Example(ids=row, labels=row)
+        for row in ([5 + (at * n) % 90 for at in range(n)] for n in (19, 8, 14))
+    ],
+    range(3),
+)
+"""Rows whose longest and whose sum are both filled up."""
 SHARED = batch_of(
     [Example(ids=PREFIX + end, labels=[IGNORED] * len(PREFIX) + end) for end in ENDS], range(3)
 )
@@ -50,7 +58,9 @@ def alone(model: Any, batch: Batch) -> tuple[float, list[torch.Tensor]]:
     return total, sums
 
 
-@pytest.mark.parametrize("batch", [APART, SHARED], ids=["apart", "with a beginning"])
+@pytest.mark.parametrize(
+    "batch", [APART, LONGER, SHARED], ids=["apart", "filled up", "with a beginning"]
+)
 @pytest.mark.parametrize("short", [0, packed.SHORT], ids=["torch's attention", "scores"])
 def test_loss_and_gradients_are_those_of_single_rows(
     model: Any, batch: Batch, short: int, monkeypatch: pytest.MonkeyPatch
@@ -65,12 +75,36 @@ def test_loss_and_gradients_are_those_of_single_rows(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_no_token_is_padding_and_what_is_shared_stands_once(model: Any) -> None:
+def test_what_is_shared_stands_once_and_the_row_is_filled_up(model: Any) -> None:
     ids, positions, packing = pack(SHARED.ids, SHARED.lengths)
     shared = len(PREFIX) + 0
     assert packing.beginning == shared
-    assert ids.shape == (1, shared + sum(map(len, ENDS)))
+    tokens = shared + sum(map(len, ENDS))
+    assert ids.shape == positions.shape == (1, filled(tokens))
+    assert len(packing.own) == filled(tokens) - shared
+    assert filled(tokens) > tokens
     assert positions[0, shared : shared + 4].tolist() == [shared, shared + 1, shared + 2, shared]
+
+
+def test_rows_are_filled_up_to_few_lengths_by_an_eighth_at_most() -> None:
+    assert [filled(count) for count in (0, 1, 9, 17, 129, 291)] == [0, 1, 9, 18, 144, 320]
+    lengths = range(513, 1025)
+    assert len({filled(count) for count in lengths}) == packed.SHAPES
+    assert all(count <= filled(count) <= count * 9 / 8 for count in lengths)
+
+
+def test_the_head_multiplies_few_shapes_however_many_positions_are_learned(model: Any) -> None:
+    shapes: list[int] = []
+    head = Head(model)
+    note = model.lm_head.register_forward_hook(lambda _, args, __: shapes.append(len(args[0])))
+    states = torch.randn(256, 64)
+    with torch.no_grad():
+        for count in range(129, 257):
+            logits = head.logits(states[:count])
+            assert len(logits) == count
+    note.remove()
+    assert len(set(shapes)) == packed.SHAPES
+    torch.testing.assert_close(logits, model.lm_head(states).float())
 
 
 def test_a_token_does_not_see_another_conversation(model: Any) -> None:
