@@ -21,10 +21,16 @@ _INLINE = ("data:image/png;base64,", "data:image/jpeg;base64,")
 def with_pictures(entry: Entry, folder: Path | None) -> Entry:
     """Return an entry with its pictures in it; `folder` is where rows name them.
 
-    Raise ArtifactError, with the line, for a picture that is missing or that no board reads.
+    Raise ArtifactError, with the line, for a picture that is missing or that no board reads, and
+    for one beside tools.
     """
     if not any(PICTURE in message for each in entry.phrasings for message in each):
         return entry
+    if entry.tools:
+        raise ArtifactError(
+            f"{entry.place}: a row has tools or an `image`, not both: none is learned with both",
+            hint='"tools": [] in the row leaves the tools of `[data]` out',
+        )
     phrasings = tuple(
         tuple(_with_picture(entry.place, message, folder) for message in each)
         for each in entry.phrasings

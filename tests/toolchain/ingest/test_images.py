@@ -115,3 +115,15 @@ def test_a_question_without_a_picture_has_the_key_that_it_had() -> None:
     assert question_of(asked) == "Is it on?"
     seen = {**asked[0], PICTURE: to_url(picture(1))}, asked[1]
     assert question_key(seen) != question_key(asked)
+
+
+def test_a_row_with_tools_and_a_picture_is_refused_by_name(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "fan", "parameters": {"type": "object"}}}
+    data = folder(tmp_path / "data", rows())
+    (data / "tools.json").write_text(json.dumps([tool]))
+    spec = SPEC.model_copy(update={"tools": "tools.json"})
+    with pytest.raises(ArtifactError, match=r"leds\.jsonl:1: a row has tools or an `image`, not"):
+        read(data, tmp_path / "out", spec)
+    bare = [{**row, "tools": []} for row in rows()]
+    (data / "leds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    assert read(data, tmp_path / "out", spec).train()
