@@ -7,7 +7,9 @@ Standard library only, Python 3.10 up.
 import base64
 import hashlib
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from device.manifest.fields import ManifestError
 
@@ -56,6 +58,11 @@ def check(image: bytes) -> Size:
         problem = f"the picture has {pixels}, at most {MAX_PIXELS:,} are read"
         raise ManifestError("bad_picture", problem)
     return size
+
+
+def has_pictures(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether stored messages are about pictures."""
+    return any(message.get(PICTURE) or message.get(PARTS) for message in messages)
 
 
 def to_url(image: bytes) -> str:
