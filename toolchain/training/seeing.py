@@ -89,9 +89,9 @@ def make_seeing(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
 
 
 def pictured(
-    tokenizer: Any, rows: Sequence[Mapping[str, Any]], spec: ScratchSpec, folder: Path
+    tokenizer: Any, rows: Sequence[Mapping[str, Any]], spec: ScratchSpec
 ) -> tuple[list[Example], Tensor]:
-    """Return conversations as examples, and the picture of each, scaled by the folder's processor.
+    """Return conversations as examples, and the picture of each, scaled as its tower takes it.
 
     Raise ArtifactError for a conversation without a picture, or with several.
     """
@@ -107,25 +107,38 @@ def pictured(
             )
         urls += own
         examples.append(_expanded(tokenizer, encode_row(tokenizer, row, spec.context), eyes.places))
-    return examples, torch.stack([scaled(url, folder) for url in urls])
+    scaler = scaler_of(eyes)
+    return examples, torch.stack([scaled(url, scaler) for url in urls])
 
 
-def scaled(url: str, folder: Path) -> Tensor:
-    """Return a picture as transformers' own processor scales it, (3, side, side)."""
-    from PIL import Image
+def scaler_of(eyes: EyesSpec) -> Any:
+    """Return transformers' own processor of pictures for a tower that is made from nothing."""
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-    processor = SmolVLMImageProcessorPil.from_pretrained(folder)
+    return SmolVLMImageProcessorPil(**_scaling(eyes))
+
+
+def scaled(url: str, scaler: Any) -> Tensor:
+    """Return a picture as transformers' own processor scales it, (3, side, side)."""
+    from PIL import Image
+
     image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
-    made = processor(images=[image], return_tensors="pt")
+    made = scaler(images=[image], return_tensors="pt")
     pixels: Tensor = made["pixel_values"].reshape(-1, *made["pixel_values"].shape[-3:])
     return pixels[-1]
 
 
 def write_processor(eyes: EyesSpec, out: Path) -> None:
     """Write how pictures are scaled and scored, as SmolVLM's processor keeps it."""
-    settings = {
-        "image_processor_type": "SmolVLMImageProcessor",
+    settings = {"image_processor_type": "SmolVLMImageProcessor", **_scaling(eyes)}
+    (out / PREPROCESSOR).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    kept = {"image_seq_len": eyes.places, "processor_class": "SmolVLMProcessor"}
+    (out / PROCESSOR).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def _scaling(eyes: EyesSpec) -> dict[str, Any]:
+    """Return the arguments of transformers' processor: one tile, values from -1 to 1."""
+    return {
         "do_convert_rgb": True,
         "do_image_splitting": False,
         "do_normalize": True,
@@ -139,9 +152,6 @@ def write_processor(eyes: EyesSpec, out: Path) -> None:
         "resample": 1,
         "size": {"longest_edge": eyes.side},
     }
-    (out / PREPROCESSOR).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    kept = {"image_seq_len": eyes.places, "processor_class": "SmolVLMProcessor"}
-    (out / PROCESSOR).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def _expanded(tokenizer: Any, encoded: tuple[list[int], list[int]], places: int) -> Example:
