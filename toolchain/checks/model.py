@@ -317,7 +317,7 @@ def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
 
 def _from_nothing(spec: ScratchSpec) -> Base:
     """Return the model that `pretrain` will make, by its future configuration."""
-    config = {
+    language = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": spec.vocab_size,
@@ -331,9 +331,11 @@ def _from_nothing(spec: ScratchSpec) -> Base:
         "rms_norm_eps": 1e-5,
         "hidden_act": "silu",
     }
-    with _folder_with(config) as folder:
+    with _folder_with(language) as folder:
         model = read_architecture(folder, None)
 
+    seeing = {"architectures": [next(iter(SIGHTED))], "text_config": language}
+    config = seeing if spec.eyes else language
     return Base(folder=None, whole=True, config=config, model=model, tokens={})
 
 
@@ -420,9 +422,6 @@ def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
 
 def _check_sight(ahead: Ahead, base: Base) -> None:
     """Raise an error for stages or formats that leave the eyes of a model that sees out."""
-    scratch = ahead.recipe.model.scratch
-    if scratch and scratch.eyes:
-        base = replace(base, config={"architectures": [next(iter(SIGHTED))]})
     changing = next((name for name in _BLIND_STAGES if ahead.walks(name)), None)
     if changing:
         refuse_sight(base.config, f"{ahead.file}: stages: `{changing}`")
