@@ -29,11 +29,23 @@ def about_eyes(desk: Path, text: str) -> list[str]:
     return [said for said in messages(desk, text) if "pictures" in said]
 
 
-def test_a_model_that_sees_is_quantized_and_measured(seeing: Path) -> None:
+def test_a_model_that_sees_is_tuned_quantized_and_measured(seeing: Path) -> None:
+    assert messages(seeing, RECIPE) == []
     assert messages(seeing, WALKED) == []
 
 
-@pytest.mark.parametrize("stage", ["tune", "trim"])
+@pytest.mark.parametrize(
+    ("key", "text"), [("base_bits", "base_bits = 4"), ("privacy", "[tune.privacy]\nepsilon = 8")]
+)
+def test_a_way_of_tuning_that_reads_text_alone_is_refused(
+    seeing: Path, key: str, text: str
+) -> None:
+    found = messages(seeing, f"{RECIPE}[tune]\n{text}\n")
+    expected = f"r.toml: tune: `{key}` is for models that read text alone, and this one sees"
+    assert expected in found
+
+
+@pytest.mark.parametrize("stage", ["trim"])
 def test_a_stage_that_knows_text_alone_is_refused(seeing: Path, stage: str) -> None:
     text = WALKED.replace('"ingest", ', f'"ingest", "{stage}", ')
     assert about_eyes(seeing, text) == [f"r.toml: stages: `{stage}`: {SEES}"]
@@ -46,8 +58,8 @@ def test_a_format_without_eyes_is_refused(seeing: Path) -> None:
 
 def test_eyes_from_nothing_are_held_to_the_same(seeing: Path) -> None:
     assert about_eyes(seeing, SCRATCH) == []
-    text = SCRATCH.replace('"pretrain", ', '"pretrain", "tune", ')
-    assert about_eyes(seeing, text) == [f"r.toml: stages: `tune`: {SEES}"]
+    text = SCRATCH.replace('"pretrain", ', '"pretrain", "trim", ')
+    assert about_eyes(seeing, text) == [f"r.toml: stages: `trim`: {SEES}"]
 
 
 def test_a_computer_that_reads_no_pictures_says_so_before_it_begins(

@@ -37,7 +37,7 @@ CONFIGURATIONS = (
     "special_tokens_map.json",
 )
 """Small JSON files of a model folder that later stages read."""
-_BLIND_STAGES = ("tune", "distill", "align", "trim")
+_BLIND_STAGES = ("distill", "align", "trim")
 """Stages that know text alone."""
 _OTHER_SOURCES = (".gguf",)
 """Suffixes of a `base` that is no folder; such a file is unpacked and judged when it is read."""
@@ -425,12 +425,25 @@ def _check_sight(ahead: Ahead, base: Base) -> None:
     changing = next((name for name in _BLIND_STAGES if ahead.walks(name)), None)
     if changing:
         refuse_sight(base.config, f"{ahead.file}: stages: `{changing}`")
+    if ahead.walks("tune") and sight_of(base.config):
+        _refuse_text_alone(ahead)
     if ahead.walks("quantize") and not all(row.has_eyes for row in ahead.formats):
         refuse_sight(base.config, f"{ahead.file}: quantize: formats")
     if ahead.walks("evaluate") and sight_of(base.config) and not llama.sees():
         raise ToolError(
             "the installed llama-cpp-python reads no pictures: nothing can be measured with them",
             hint="make builds it with libmtmd; so does scripts/engine-wheel.sh",
+        )
+
+
+def _refuse_text_alone(ahead: Ahead) -> None:
+    """Raise ConfigError for a way of tuning that reads text alone."""
+    spec = ahead.recipe.tune
+    ways = {"privacy": bool(spec and spec.privacy), "base_bits": bool(spec and spec.base_bits == 4)}
+    for key in (name for name, is_set in ways.items() if is_set):
+        raise ConfigError(
+            f"{ahead.file}: tune: `{key}` is for models that read text alone, and this one sees",
+            hint=f"leave `{key}` out, or take a text model as the base",
         )
 
 

@@ -100,7 +100,8 @@ def refuse_sight(config: Mapping[str, Any], what: str) -> None:
         named = config["architectures"][0]
         raise ArtifactError(
             f"{what}: `{named}` sees pictures, which only a gguf file does on a board",
-            hint='formats = ["gguf"], and the stages quantize, evaluate and package: docs/eyes.md',
+            hint='formats = ["gguf"], and the stages tune, quantize, evaluate and package: '
+            "docs/eyes.md",
         )
 
 
@@ -124,6 +125,11 @@ def language_name(tensor: str) -> str:
     if tensor == HEAD:
         return tensor
     return f"model.{tensor.removeprefix(LANGUAGE)}" if tensor.startswith(LANGUAGE) else ""
+
+
+def plain_name(tensor: str) -> str:
+    """Return the name of a tensor in its language model; that of any other as it is."""
+    return language_name(tensor) or tensor
 
 
 def read_eyes(

@@ -23,6 +23,9 @@ from toolchain.models.names import PICTURE_TOKENS, PREPROCESSOR, PROCESSOR
 from toolchain.recipe import EyesSpec, ScratchSpec
 from toolchain.training.examples import Batch, Example
 
+Encoded = tuple[list[int], list[int]]
+"""Ids of a conversation, and their labels: what is learned."""
+
 
 class SeenAnswers(nn.Module):
     """Cross-entropy of the learned tokens of conversations about pictures."""
@@ -97,6 +100,7 @@ def pictured(
     """
     eyes = spec.eyes
     assert eyes
+    image = tokenizer.convert_tokens_to_ids(PICTURE_TOKENS[-1])
     examples, urls = [], []
     for number, row in enumerate(rows, 1):
         own = [message[PICTURE] for message in row["messages"] if PICTURE in message]
@@ -106,7 +110,10 @@ def pictured(
                 hint="give each row an `image`, or leave `model.scratch.eyes` out",
             )
         urls += own
-        examples.append(_expanded(tokenizer, encode_row(tokenizer, row, spec.context), eyes.places))
+        ids, labels = expanded(
+            tokenizer, encode_row(tokenizer, row, spec.context), [[image] * eyes.places]
+        )
+        examples.append(Example(ids=ids, labels=labels))
     scaler = scaler_of(eyes)
     return examples, torch.stack([scaled(url, scaler) for url in urls])
 
@@ -154,13 +161,23 @@ def _scaling(eyes: EyesSpec) -> dict[str, Any]:
     }
 
 
-def _expanded(tokenizer: Any, encoded: tuple[list[int], list[int]], places: int) -> Example:
-    """Return a conversation whose picture takes as many places as the tower gives it."""
+def expanded(tokenizer: Any, encoded: Encoded, pictures: Sequence[Sequence[int]]) -> Encoded:
+    """Return ids and labels of a conversation with its pictures in the places of their marks.
+
+    `pictures` has the ids of each one's positions, of which nothing is learned. Raise ArtifactError
+    for a text that looks like the mark of a picture: a board breaks it up.
+    """
     fake, whole, image = tokenizer.convert_tokens_to_ids(list(PICTURE_TOKENS))
-    ids, labels = encoded
-    at = ids.index(image)
-    seen = [fake, whole, *[image] * places, fake]
-    return Example(
-        ids=[*ids[:at], *seen, *ids[at + 1 :]],
-        labels=[*labels[:at], *[IGNORED] * len(seen), *labels[at + 1 :]],
-    )
+    if encoded[0].count(image) != len(pictures):
+        raise ArtifactError(
+            f"data set: a text holds `{PICTURE_TOKENS[-1]}`, the mark of a picture",
+            hint="write it otherwise: a model that sees would take it for one",
+        )
+    left = iter(pictures)
+    ids: list[int] = []
+    labels: list[int] = []
+    for token, label in zip(*encoded, strict=True):
+        seen = [fake, whole, *next(left), fake] if token == image else [token]
+        ids += seen
+        labels += [IGNORED] * len(seen) if token == image else [label]
+    return ids, labels
