@@ -17,6 +17,8 @@ MAX_BYTES = 2 << 20
 """Bytes of a picture's file."""
 MAX_PIXELS = 4 << 20
 """Pixels of a picture."""
+MAX_RATIO = 32
+"""How many times one side may be longer than the other: of less a tile has no whole pixel."""
 MAX_PICTURES = 4
 """Pictures in one conversation."""
 PICTURE = "picture"
@@ -56,6 +58,10 @@ def check(image: bytes) -> Size:
     if not 0 < size.width * size.height <= MAX_PIXELS:
         pixels = f"{size.width} × {size.height} pixels"
         problem = f"the picture has {pixels}, at most {MAX_PIXELS:,} are read"
+        raise ManifestError("bad_picture", problem)
+    if max(size.width, size.height) > MAX_RATIO * min(size.width, size.height):
+        pixels = f"{size.width} × {size.height} pixels"
+        problem = f"the picture has {pixels}: one side is more than {MAX_RATIO} times the other"
         raise ManifestError("bad_picture", problem)
     return size
 

@@ -78,6 +78,7 @@ WRONG: list[tuple[Any, str]] = [
     ("../leds.jsonl", "leds.jsonl:1: `image`: there is no `../leds.jsonl` in leds"),
     ("/etc/hostname", "leds.jsonl:1: `image`: there is no `/etc/hostname` in leds"),
     ("data:image/gif;base64,AAAA", "leds.jsonl:1: `image`: the picture is not a whole JPEG or PNG"),
+    ("data:image/png;base64,é", "leds.jsonl:1: `image`: its base64 is broken"),
     ("data:image/png;base64,A?A", "leds.jsonl:1: `image`: its base64 is broken"),
     (7, "leds.jsonl:1: `image` must be the name of a file, or a `data:` URL"),
 ]
@@ -98,6 +99,20 @@ def test_a_picture_that_is_too_large_is_told(tmp_path: Path) -> None:
     (data / "leds" / "0.png").write_bytes(picture(0) + bytes(MAX_BYTES))
     with pytest.raises(ArtifactError, match="at most 2,097,152 are read"):
         read(data, tmp_path / "out")
+
+
+def test_a_picture_that_training_cannot_read_as_a_board_does_is_told(tmp_path: Path) -> None:
+    from PIL import Image
+
+    cut, grey = tmp_path / "cut", tmp_path / "grey"
+    whole = picture(0, kind="JPEG")
+    (folder(cut, rows()) / "leds" / "0.png").write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(ArtifactError, match=r"^leds\.jsonl:1: `image`: the picture cannot be dec"):
+        read(cut, tmp_path / "out")
+    folder(grey, rows())
+    Image.new("I;16", (8, 8), 40_000).save(grey / "leds" / "0.png")
+    with pytest.raises(ArtifactError, match=r"^leds\.jsonl:1: `image`: .* is grey of 16 bits"):
+        read(grey, tmp_path / "out")
 
 
 def test_a_name_without_a_folder_says_which_key_to_set(tmp_path: Path) -> None:
