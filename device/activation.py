@@ -263,7 +263,10 @@ def _failed(verb: str, output: bytes, errors: bytes, code: int) -> DeviceError:
 
 def _start_limit_s(store: Store, deployment: Deployment, limits: Limits) -> float:
     """Return how long a service may take until it answers."""
-    return limits.health_s or health.start_limit_s(store, deployment.release)
+    # The supervisor reads every byte of a release that was committed before it loads it; only one
+    # on trial was just checked.
+    readings = 2 if store.confirmed() == deployment else 1
+    return limits.health_s or health.start_limit_s(store, deployment.release, readings)
 
 
 def _watch(store: Store, deployment: Deployment, limits: Limits) -> None:

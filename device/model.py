@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,29 +82,20 @@ class Model:
             )
         shown = self.escape.messages(tools) if self.escape else tools
         conversation = self._escaped(opened(messages, self.opening))
-        return self.template.render(self._in_parts(conversation), now, shown)
+        if self._marker:
+            shown = self._marker.messages(shown)
+            marker = self.engine.picture_marker
+            conversation = [_marked(each, marker) for each in self._marker.messages(conversation)]
+        return self.template.render(conversation, now, shown)
 
-    def _in_parts(self, messages: Messages) -> Messages:
-        """Return messages as the template of a model that sees takes them: texts and pictures.
+    @cached_property
+    def _marker(self) -> "Escape | None":
+        """Breaks up the marker of a picture in texts and tools: only pictures of ours have one.
 
-        The marker of a picture in a text is broken up: only pictures of ours have one.
+        None if the engine sees none.
         """
         marker = self.engine.picture_marker
-        if not marker:
-            return messages
-        plain = Escape((marker,)).text
-        return [
-            {
-                **{name: value for name, value in message.items() if name != PARTS},
-                "content": [
-                    {"type": "image"}
-                    if isinstance(part, bytes)
-                    else {"type": "text", "text": plain(part)}
-                    for part in message.get(PARTS) or [str(message.get("content") or "")]
-                ],
-            }
-            for message in messages
-        ]
+        return Escape((marker,)) if marker else None
 
     def _escaped(self, messages: Messages) -> Messages:
         """Return messages without control tokens.
@@ -210,6 +202,15 @@ class Model:
         return tuple(same) if len(same) >= _LEAST_PREFIX else ()
 
 
+def _marked(message: Mapping[str, Any], marker: str) -> Mapping[str, Any]:
+    """Return a message as one text, with the marker in the places of its pictures."""
+    parts = message.get(PARTS)
+    if not parts:
+        return message
+    text = "".join(part if isinstance(part, str) else marker for part in parts)
+    return {**{name: value for name, value in message.items() if name != PARTS}, "content": text}
+
+
 def _asked(text: str) -> Mapping[str, Any]:
     return {"role": "user", "content": text}
 
@@ -281,7 +282,8 @@ def _opened(path: Path, settings: Settings, stop_ids: tuple[int, ...], opening: 
     )  # its library is imported while others wait for the model anyway
 
     source = _template(path.parent) or engine.chat_template
-    template = ChatTemplate(source, engine.special_tokens()) if source else None
+    tokens, marker = engine.special_tokens(), engine.picture_marker
+    template = ChatTemplate(source, tokens, marker) if source else None
     return Model(engine, template, stop_ids, opening)
 
 

@@ -21,7 +21,19 @@ from device.manifest import (
     file_entry,
     to_bytes,
 )
-from toolchain.artifacts import Bundle, GuardFile, Knowledge, ModelFile, Record, Verdict, Work, keep
+from device.manifest.pictures import has_pictures
+from toolchain.artifacts import (
+    Bundle,
+    GuardFile,
+    Knowledge,
+    ModelFile,
+    Record,
+    Verdict,
+    Work,
+    keep,
+    read_jsonl,
+    write_jsonl,
+)
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError, FitError
 from toolchain.figures import BaseFigures, BundleFigures, LeakFigures, VerdictFigures
@@ -248,10 +260,8 @@ def _write_files(out: Path, parts: Parts) -> None:
     projector = model.projector if parts.spec.images else None
     for file in filter(None, (model.file, model.data, model.adapter, projector)):
         link_or_copy(file, out / file.name)
-    for folder, name in ((model.path, TEMPLATE), (parts.verdict.path, GOLDENS)):
-        link_or_copy(folder / name, out / name)
-    for picture in parts.verdict.pictures:
-        link_or_copy(picture, out / picture.name)
+    link_or_copy(model.path / TEMPLATE, out / TEMPLATE)
+    _write_goldens(out, parts.verdict, seen=bool(projector) or not model.projector)
     if (model.path / TOKENIZER).is_file():  # a GGUF that came as it is has its tokenizer in it
         link_or_copy(model.path / TOKENIZER, out / TOKENIZER)
 
@@ -270,6 +280,26 @@ def _write_files(out: Path, parts: Parts) -> None:
     if named := attribution(origin.ledger.sources, origin.terms()):
         write_whole(out / ATTRIBUTION, named)
     write_whole(out / "MODEL_CARD.md", model_card(model, parts.verdict, parts.spec, origin))
+
+
+def _write_goldens(out: Path, verdict: Verdict, *, seen: bool) -> None:
+    """Write the goldens; without those about pictures unless these are `seen` on the board.
+
+    Raise ConfigError if none is left: a board that reproduces nothing proves nothing.
+    """
+    goldens = verdict.path / GOLDENS
+    if seen:
+        link_or_copy(goldens, out / GOLDENS)
+        for picture in verdict.pictures:
+            link_or_copy(picture, out / picture.name)
+        return
+    blind = [row for row in read_jsonl(goldens) if not has_pictures(row["messages"])]
+    if not blind:
+        raise ConfigError(
+            "package: images: `0`, but every golden is about a picture",
+            hint="images = 1, or hold out questions that are about no picture",
+        )
+    write_jsonl(out / GOLDENS, blind)
 
 
 def _manifest(out: Path, names: Sequence[str], parts: Parts) -> Manifest:

@@ -88,8 +88,9 @@ def _build(
 ) -> PretrainFigures:
     from toolchain.models.checkpoints import parameter_count, save_model
     from toolchain.training.loop import Course, train
+    from toolchain.training.seeing import write_processor
 
-    lesson = (_seeing if spec.eyes else _reading)(dataset, spec, out, seed)
+    lesson = (_seeing if spec.eyes else _reading)(dataset, spec, seed)
     parameters, vocabulary = parameter_count(lesson.objective.model), len(lesson.tokenizer)
     report.note(f"{parameters:,} parameters, {vocabulary} tokens of vocabulary")
     course = Course(
@@ -104,6 +105,8 @@ def _build(
     if is_main():
         save_model(lesson.objective.model, out)
         lesson.tokenizer.save_pretrained(out)
+        if spec.eyes:
+            write_processor(spec.eyes, out)
     return PretrainFigures(
         parameters=parameters,
         vocabulary=vocabulary,
@@ -112,7 +115,7 @@ def _build(
     )
 
 
-def _reading(dataset: Dataset, spec: ScratchSpec, out: Path, seed: int) -> _Lesson:
+def _reading(dataset: Dataset, spec: ScratchSpec, seed: int) -> _Lesson:
     """Return a model that learns the data set's texts."""
     from toolchain.training.objectives import AnswerLoss
 
@@ -131,14 +134,13 @@ def _reading(dataset: Dataset, spec: ScratchSpec, out: Path, seed: int) -> _Less
     )
 
 
-def _seeing(dataset: Dataset, spec: ScratchSpec, out: Path, seed: int) -> _Lesson:
+def _seeing(dataset: Dataset, spec: ScratchSpec, seed: int) -> _Lesson:
     """Return a model with eyes that learns conversations: a text teaches nothing about pictures."""
-    from toolchain.training.seeing import SeenAnswers, make_seeing, pictured, write_processor
+    from toolchain.training.seeing import SeenAnswers, make_seeing, pictured
 
     assert spec.eyes
     tokenizer = make_tokenizer(_spoken(dataset), spec)
-    write_processor(spec.eyes, out)
-    examples, pixels = pictured(tokenizer, dataset.train(), spec, out)
+    examples, pixels = pictured(tokenizer, dataset.train(), spec)
     return _Lesson(
         tokenizer=tokenizer,
         objective=SeenAnswers(make_seeing(tokenizer, spec, seed), pixels),

@@ -207,15 +207,16 @@ def merge(
 
 
 def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
-    from toolchain.models.checkpoints import load_model, load_tokenizer
+    from toolchain.models.checkpoints import load_tokenizer
     from toolchain.training.adapters import save_adapter
     from toolchain.training.examples import conversations
+    from toolchain.training.shown import load_shown
 
     base, exam, spec = lesson.base, lesson.exam, lesson.spec
-    tokenizer, model = load_tokenizer(base), load_model(base)
+    tokenizer, model = load_tokenizer(base), load_shown(base, [*lesson.rows, *exam.asked()])
     canaries = _canaries(lesson.planted, out / RESUME)
     rows = [*lesson.rows, *(each.row for each in canaries if each.planted)]
-    examples, too_long = conversations(tokenizer, rows, spec.max_tokens)
+    examples, too_long = conversations(tokenizer, rows, spec.max_tokens, model)
     first = exam.look(model, tokenizer, report, "the base") if is_main() else None
     four = _FourBits.round(model, lesson, examples, tokenizer) if spec.base_bits == 4 else None
     adapted = with_lora(model, spec, lesson.seed, stage="tune")
@@ -232,12 +233,12 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
         return None
     if canaries:
         write_canaries(out / CANARIES, canaries)
-    save_adapter(adapted, out / ADAPTER, base=base.name)
+    save_adapter(adapted, out / ADAPTER, base=base)
     if four:
         merged = four.merge(base, out, report)
     else:
         merged = merge_folders(base, out / ADAPTER, out, report)
-    last = exam.look(load_model(out), tokenizer, report, "the tuned model")
+    last = exam.look(load_shown(out, exam.asked()), tokenizer, report, "the tuned model")
     _write_answers(exam.asked(), first.answers, last.answers, out / ANSWERS)
     lost = forgotten(first.known, last.known) if last.known else None
     report.note(_summary(first.figures, last.figures, lost))

@@ -452,6 +452,11 @@ class Limits(Protocol):
         """Tokens in the vocabulary."""
 
 
+def is_picture(token: int) -> bool:
+    """Say whether an id stands for a position of a picture: it is below 0, as no token's is."""
+    return token < 0
+
+
 def no_picture(token: int) -> bool:
     """Return False: an engine that reads text alone knows no id of a picture."""
     return False

@@ -20,6 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from device.errors import DeviceError
 from device.manifest.tool_calls import Markup, for_template, has_tools, markup_of
 
+_PROBE = "probe the board"
+
 
 class _Generation(Extension):
     """Tag `{% generation %}…{% endgeneration %}`, which marks answers for training.
@@ -38,13 +40,17 @@ class _Generation(Extension):
 class ChatTemplate:
     """A compiled template, and the special tokens that it may name."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str], picture_marker: str = ""
+    ) -> None:
+        """`picture_marker` stands for a picture in contents, of a model that sees."""
         room = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
         room.filters["tojson"] = _to_json
         room.globals.update(raise_exception=_refuse, strftime_now=_now)
         self._special_tokens = dict(special_tokens)
+        self._marker = picture_marker
 
         try:
             self._template = room.from_string(source)
@@ -79,10 +85,32 @@ class ChatTemplate:
         tools: "Sequence[Mapping[str, Any]] | None",
         now: "datetime.datetime | None" = None,
     ) -> str:
+        in_parts = self._marker or self._takes_parts
+        given = [self._in_parts(each) if in_parts else dict(each) for each in messages]
+        return self._filled(given, tools, now)
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether it shows contents in parts alone: a model that sees, without its projector."""
+
+        def shows(content: Any) -> bool:
+            try:
+                return _PROBE in self._filled([{"role": "user", "content": content}], None)
+            except DeviceError:
+                return False
+
+        return not shows(_PROBE) and shows([{"type": "text", "text": _PROBE}])
+
+    def _filled(
+        self,
+        messages: "list[dict[str, Any]]",
+        tools: "Sequence[Mapping[str, Any]] | None",
+        now: "datetime.datetime | None" = None,
+    ) -> str:
         clock = {"strftime_now": now.strftime} if now else {}
         try:
             return self._template.render(
-                messages=[dict(message) for message in messages],
+                messages=messages,
                 tools=tools,
                 documents=None,
                 add_generation_prompt=True,
@@ -100,6 +128,16 @@ class ChatTemplate:
         ) as error:
             message = f"the model's chat template does not take this conversation: {error}"
             raise DeviceError("bad_conversation", message, status=400) from error
+
+    def _in_parts(self, message: Mapping[str, Any]) -> "dict[str, Any]":
+        """Return a message whose content is a list of parts, texts and pictures."""
+        content = str(message.get("content") or "")
+        first, *texts = content.split(self._marker) if self._marker else [content]
+        parts: "list[dict[str, str]]" = [{"type": "text", "text": first}]
+        for text in texts:
+            parts += [{"type": "image"}, {"type": "text", "text": text}]
+        shown = [part for part in parts if part.get("text") != ""]
+        return {**message, "content": shown or parts}
 
 
 def _to_json(

@@ -7,7 +7,9 @@ Standard library only, Python 3.10 up.
 import base64
 import hashlib
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from device.manifest.fields import ManifestError
 
@@ -15,6 +17,8 @@ MAX_BYTES = 2 << 20
 """Bytes of a picture's file."""
 MAX_PIXELS = 4 << 20
 """Pixels of a picture."""
+MAX_RATIO = 32
+"""How many times one side may be longer than the other: of less a tile has no whole pixel."""
 MAX_PICTURES = 4
 """Pictures in one conversation."""
 PICTURE = "picture"
@@ -55,7 +59,16 @@ def check(image: bytes) -> Size:
         pixels = f"{size.width} × {size.height} pixels"
         problem = f"the picture has {pixels}, at most {MAX_PIXELS:,} are read"
         raise ManifestError("bad_picture", problem)
+    if max(size.width, size.height) > MAX_RATIO * min(size.width, size.height):
+        pixels = f"{size.width} × {size.height} pixels"
+        problem = f"the picture has {pixels}: one side is more than {MAX_RATIO} times the other"
+        raise ManifestError("bad_picture", problem)
     return size
+
+
+def has_pictures(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether stored messages are about pictures."""
+    return any(message.get(PICTURE) or message.get(PARTS) for message in messages)
 
 
 def to_url(image: bytes) -> str:

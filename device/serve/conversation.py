@@ -16,6 +16,8 @@ from device.pictures import from_url, pictures_of
 Message = dict[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_MESSAGES = 512
+_PICTURES = ("image_url", "input_image", "image")
+"""Kinds of parts that show pictures, in one API or another."""
 _ASKED = {"role", "content", "name", "tool_call_id"}
 """Fields of a message that is not a reply; `name` and `tool_call_id` name a speaker and change
 nothing here."""
@@ -168,7 +170,9 @@ def _part(value: Any, where: str, silent: tuple[str, ...]) -> str:
     if isinstance(kind, str) and kind in silent:
         return ""
     if not isinstance(kind, str) or kind not in _TEXTS:
-        raise FieldError(where, "this model reads text parts only", code="unsupported")
+        seen = "a picture is read in a question of /v1/chat/completions, as `image_url`"
+        problem = seen if kind in _PICTURES else "this model reads text parts only"
+        raise FieldError(where, problem, code="unsupported")
 
     text = value.get(_TEXTS[kind])
     if not isinstance(text, str):

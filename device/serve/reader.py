@@ -6,7 +6,7 @@ All of it happens in one thread beside those that answer. Standard library only.
 from dataclasses import dataclass, replace
 from typing import Union
 
-from device.engine.base import Sampling
+from device.engine.base import Sampling, is_picture
 from device.engine.escape import Escape
 from device.errors import DeviceError
 from device.knowledge.consult import Consulted
@@ -153,7 +153,7 @@ def _prompts(model: Model, question: Union[Question, Texts]) -> list[Prompt]:
 def _tokens(model: Model, text: "str | tuple[int, ...]") -> list[int]:
     if isinstance(text, str):
         return model.engine.tokenize(text, begin=True)
-    if wrong := [token for token in text if token < 0]:
+    if wrong := [token for token in text if is_picture(token)]:
         # An id below 0 would stand for a picture that somebody else has shown.
         raise DeviceError("bad_token", f"token {wrong[0]} is not one of the model's", status=400)
     return list(text)

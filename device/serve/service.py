@@ -127,10 +127,10 @@ async def read_body(request: Request) -> bytes:
 
 async def _read(request: Request, body: bytearray, service: Service) -> None:
     """Read a body; raise DeviceError if it is too large, or all bodies together are."""
+    most = MAX_SEEN_BODY_BYTES if service.manifest.projector else MAX_BODY_BYTES
     async for chunk in request.stream():
         body += chunk
         service.bodies_bytes += len(chunk)
-        most = MAX_SEEN_BODY_BYTES if service.manifest.projector else MAX_BODY_BYTES
         if len(body) > most:
             raise DeviceError("too_large", f"the body is larger than {most >> 20} MiB", status=413)
         if service.bodies_bytes > MAX_BODIES_BYTES:

@@ -64,6 +64,7 @@ def _how_many(dice: random.Random) -> dict[str, str]:
     board, count = _board(dice), dice.randrange(4)
     for number, place in enumerate(_places(dice, 3)):
         _led(board, dice, *place, dice.choice(sorted(LIT)), lit=number < count)
+    _header(board, dice, dice.randrange(3))
     asked = dice.choice(("how many LEDs are on?", "how many lights are on?"))
     return _row(board, asked, f"{WORDS[count]} LED{'' if count == 1 else 's'}")
 

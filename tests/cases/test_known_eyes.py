@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.desk import RECIPE, messages
-from tests.fakes.eyes import tiny_smolvlm
+from device.manifest.pictures import to_url
+from tests.fakes.desk import RECIPE, messages, rows
+from tests.fakes.eyes import picture, tiny_smolvlm
 from toolchain.tools import llama
 
 WALKED = RECIPE.replace('"tune", ', "")
 SEES = "`SmolVLMForConditionalGeneration` sees pictures, which only a gguf file does on a board"
-SCRATCH = WALKED.replace('base = "base"', "[model.scratch]\n[model.scratch.eyes]").replace(
-    '"ingest", ', '"ingest", "pretrain", '
+SHARED = ('hold_out = "phrasing"', "held_out_share = 0.5")
+"""Questions about pictures have no phrasings."""
+SCRATCH = (
+    WALKED.replace(*SHARED)
+    .replace('base = "base"', "[model.scratch]\n[model.scratch.eyes]")
+    .replace('"ingest", ', '"ingest", "pretrain", ')
 )
 
 
@@ -25,15 +30,32 @@ def seeing(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return desk
 
 
+def about_pictures(desk: Path) -> None:
+    urls = [to_url(picture(seed)) for seed in range(4)]
+    rows(desk, *({"image": url, "question": "on?", "answer": "yes"} for url in urls))
+
+
 def about_eyes(desk: Path, text: str) -> list[str]:
     return [said for said in messages(desk, text) if "pictures" in said]
 
 
-def test_a_model_that_sees_is_quantized_and_measured(seeing: Path) -> None:
+def test_a_model_that_sees_is_tuned_quantized_and_measured(seeing: Path) -> None:
+    assert messages(seeing, RECIPE) == []
     assert messages(seeing, WALKED) == []
 
 
-@pytest.mark.parametrize("stage", ["tune", "trim"])
+@pytest.mark.parametrize(
+    ("key", "text"), [("base_bits", "base_bits = 4"), ("privacy", "[tune.privacy]\nepsilon = 8")]
+)
+def test_a_way_of_tuning_that_reads_text_alone_is_refused(
+    seeing: Path, key: str, text: str
+) -> None:
+    found = messages(seeing, f"{RECIPE}[tune]\n{text}\n")
+    expected = f"r.toml: tune: `{key}` is for models that read text alone, and this one sees"
+    assert expected in found
+
+
+@pytest.mark.parametrize("stage", ["trim"])
 def test_a_stage_that_knows_text_alone_is_refused(seeing: Path, stage: str) -> None:
     text = WALKED.replace('"ingest", ', f'"ingest", "{stage}", ')
     assert about_eyes(seeing, text) == [f"r.toml: stages: `{stage}`: {SEES}"]
@@ -45,9 +67,23 @@ def test_a_format_without_eyes_is_refused(seeing: Path) -> None:
 
 
 def test_eyes_from_nothing_are_held_to_the_same(seeing: Path) -> None:
-    assert about_eyes(seeing, SCRATCH) == []
-    text = SCRATCH.replace('"pretrain", ', '"pretrain", "tune", ')
-    assert about_eyes(seeing, text) == [f"r.toml: stages: `tune`: {SEES}"]
+    about_pictures(seeing)
+    assert messages(seeing, SCRATCH) == []
+    text = SCRATCH.replace('"pretrain", ', '"pretrain", "trim", ')
+    assert about_eyes(seeing, text) == [f"r.toml: stages: `trim`: {SEES}"]
+
+
+def test_a_row_about_a_picture_is_refused_where_the_model_reads_text_alone(desk: Path) -> None:
+    seen = {"image": to_url(picture(1)), "question": "on?", "answer": "yes"}
+    rows(desk, {"question": "hot?", "answer": "no"}, seen)
+    expected = "facts.jsonl:2: a row about a picture, and the model reads text alone"
+    assert messages(desk, RECIPE.replace(*SHARED)) == [expected]
+
+
+def test_a_row_about_no_picture_is_refused_where_eyes_begin_from_nothing(seeing: Path) -> None:
+    rows(seeing, {"question": "hot?", "answer": "no"}, {"question": "cold?", "answer": "no"})
+    found = messages(seeing, SCRATCH)
+    assert found == ["facts.jsonl:1: a row about 0 pictures: eyes learn of one, from nothing"]
 
 
 def test_a_computer_that_reads_no_pictures_says_so_before_it_begins(

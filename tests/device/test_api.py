@@ -138,7 +138,8 @@ def chat(**fields: Any) -> Any:
         ),
         (
             {"messages": [{"role": "system", "content": [{"type": "image_url"}]}]},
-            "`messages[0].content`: this model reads text parts only",
+            "`messages[0].content`: a picture is read in a question of /v1/chat/completions, "
+            "as `image_url`",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "id": 1}]}]},

@@ -115,3 +115,17 @@ def test_what_an_older_version_noted_is_no_measure(place: Place) -> None:
     place.store.commit(first, {"decode_tok_s": 10.0, "model_bytes": 1000})
     found = place.measure(place.add("2", b"b" * 1000), 0.1)
     assert found["unjudged"] == "no model was measured here before while the board was calm"
+
+
+def test_a_release_that_is_verified_again_has_time_to_be_read_twice(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor reads every byte of a committed release before it loads it."""
+    from device.activation import Limits, _start_limit_s
+
+    monkeypatch.setattr(health, "_model_bytes", lambda manifest: 800 << 20)
+    first, second = place.add("1", b"a"), place.add("2", b"b")
+    place.commit(first, 10.0)
+    assert _start_limit_s(place.store, second, Limits()) == 45 + 100
+    assert _start_limit_s(place.store, first, Limits()) == 45 + 2 * 100
+    assert _start_limit_s(place.store, first, Limits(health_s=7)) == 7

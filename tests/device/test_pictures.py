@@ -153,6 +153,49 @@ def test_a_text_that_looks_like_a_picture_is_a_text(model: Model, port: int) -> 
     assert answer["choices"]
 
 
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "show",
+        "description": "Shows <image>.",
+        "parameters": {"type": "object", "properties": {"place": {"enum": ["<image>"]}}},
+    },
+}
+
+
+@needs_eyes
+def test_a_picture_stands_beside_tools_and_their_texts_have_none(model: Model) -> None:
+    """Descriptions, calls and results that name the marker show no picture and hide none."""
+    call_ = {"name": "show", "arguments": {"place": "<image>"}}
+    history = [
+        {"role": "user", "content": "show it"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "a", "type": "function", "function": call_}],
+        },
+        {"role": "tool", "content": "<image>", "tool_call_id": "a"},
+    ]
+    asked_ = {"role": "user", "content": "on?", PARTS: [picture(1), "on?"]}
+    bare = model.prompt([asked_]).tokens
+    for messages in ([asked_], [*history, asked_]):
+        prompt = model.prompt(messages, tools=[TOOL])
+        assert [token for token in prompt.tokens if token < 0] == [
+            token for token in bare if token < 0
+        ]
+        text = model.render(messages, tools=[TOOL])
+        assert "Shows < image>." in text
+        assert text.count("<image>") == 1
+        assert text.endswith("<image>on?<end_of_utterance>\nAssistant:")
+
+
+@needs_eyes
+def test_a_question_with_tools_and_no_picture_is_in_its_prompt(model: Model) -> None:
+    text = model.render([{"role": "user", "content": "how hot is it?"}], tools=[TOOL])
+    assert "<|im_start|>System: # Tools" in text
+    assert text.endswith("User: how hot is it?<end_of_utterance>\nAssistant:")
+
+
 @needs_eyes
 def test_ids_of_pictures_are_no_tokens_of_a_client(model: Model, port: int) -> None:
     seen = model.prompt([{"role": "user", "content": "?", PARTS: [picture(1), "?"]}])

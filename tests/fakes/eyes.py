@@ -89,15 +89,22 @@ def tiny_smolvlm(
     )
     torch.manual_seed(seed)
     model = SmolVLMForConditionalGeneration(config)
+    _spread(model)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    _processor(folder)
+    return folder
+
+
+def _spread(model: Any) -> None:
+    """Give a model's norms, biases and embeddings values of a trained one's size."""
+    import torch
+
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.normal_(1.0 if name.endswith("weight") else 0.0, 0.2)
             elif "embedding" in name:
                 parameter.normal_(0.0, 0.2)
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
-    _processor(folder)
-    return folder
 
 
 def picture(seed: int, side: int = SIDE, kind: str = "PNG") -> bytes:

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from device.manifest.pictures import to_url
 from tests.fakes.datasets import Recorder, write_lines
+from tests.fakes.eyes import picture
 from toolchain import ingest
 from toolchain.artifacts import Checkpoint, Dataset
 from toolchain.chat import encode
 from toolchain.errors import ArtifactError
 from toolchain.models.checkpoints import load_model, load_tokenizer, parameter_count
-from toolchain.pretrain import pretrain
+from toolchain.pretrain import _build, pretrain
 from toolchain.progress import Silent
-from toolchain.recipe import DataSpec, ScratchSpec
+from toolchain.recipe import DataSpec, EyesSpec, ScratchSpec
 
 SPEC = ScratchSpec(
     vocab_size=320,
@@ -101,3 +103,30 @@ def test_without_texts_nothing_is_trained(tmp_path: Path) -> None:
     )
     with pytest.raises(ArtifactError, match=r"^data set: no texts to learn from$"):
         pretrain(dataset, SPEC, tmp_path / "base", Silent(), seed=0)
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Four questions about pictures."""
+    folder = tmp_path_factory.mktemp("seen")
+    rows = [
+        {"image": to_url(picture(number)), "question": "on?", "answer": "yes" if number else "no"}
+        for number in range(4)
+    ]
+    write_lines(folder / "leds.jsonl", rows)
+    spec = DataSpec(files=("leds.jsonl",), held_out_share=0.3)
+    return ingest.ingest(spec, folder, folder / "data", Silent(), seed=0)
+
+
+def test_only_the_first_of_several_processes_writes_how_pictures_are_scaled(
+    seen: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eyes = EyesSpec(side=64, patch=16, hidden_size=32, heads=2)
+    spec = SPEC.model_copy(update={"eyes": eyes, "steps": 2, "batch_size": 2})
+    written = {"preprocessor_config.json", "processor_config.json"}
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        (tmp_path / rank).mkdir()
+        _build(seen, spec, tmp_path / rank, Silent(), seed=0)
+    assert list((tmp_path / "1").glob("*.json")) == []
+    assert written < {file.name for file in (tmp_path / "0").iterdir()}

@@ -258,7 +258,7 @@ def _train(
     if is_main():
         folder = _merged(out, name)
         folder.mkdir(parents=True, exist_ok=True)
-        save_adapter(adapted, folder / ADAPTER, base=lesson.checkpoint.name)
+        save_adapter(adapted, folder / ADAPTER, base=lesson.checkpoint)
         merge_folders(lesson.checkpoint, folder / ADAPTER, folder, report)
     return TrainFigures.of(training)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from device.manifest.pictures import PICTURE
 from device.manifest.tool_calls import GENERIC_IN_QUESTION, for_template
 from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base, Bases
@@ -13,6 +14,7 @@ from toolchain.checks.rendering import MAX_BYTES, Job, Refused, Unrendered, coun
 from toolchain.cost import CHARACTERS_PER_TOKEN
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.ingest import Parts, Row
+from toolchain.models.vision import sight_of
 from toolchain.opening import check_room, size_bytes
 
 NAMED = 3
@@ -49,6 +51,9 @@ def look(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) ->
         return None  # nothing is learned, and the data may be large
     train, held_out = parts.conversations(parts.train), parts.conversations(parts.held_out)
     base = bases.trained if bases else None
+    if base and (unseen := _unseen(ahead, base, chain(train, held_out))):
+        findings.errors.append(unseen)
+        return None
     trains = ahead.walks("tune", "distill", "align", "trim", "quantize", "evaluate")
     if not trains or not bases or not base or not base.template:
         return _guessed(train, held_out)
@@ -65,6 +70,28 @@ def look(ahead: Ahead, parts: Parts, bases: Bases | None, findings: Findings) ->
         return _measured(ahead, base, (train, held_out), context, findings)
     except Unrendered:
         return _guessed(train, held_out)  # the template itself is refused where it is looked at
+
+
+def _unseen(ahead: Ahead, base: Base, conversations: Iterable[Place]) -> ArtifactError | None:
+    """Return an error for pictures without a model that sees, and for eyes without a picture."""
+    try:
+        sees = sight_of(base.config) is not None
+    except ArtifactError:  # told where the model is looked at
+        return None
+    blank = ahead.walks("pretrain") and sees
+    for where, row in conversations:
+        count = sum(PICTURE in message for message in row["messages"])
+        if count and not sees:
+            return ArtifactError(
+                f"{where}: a row about a picture, and the model reads text alone",
+                hint="take a base that sees, or leave the pictures out: docs/eyes.md",
+            )
+        if blank and count != 1:
+            return ArtifactError(
+                f"{where}: a row about {count} pictures: eyes learn of one, from nothing",
+                hint="give each row an `image`, or leave `model.scratch.eyes` out",
+            )
+    return None
 
 
 def _note_unasked(conversations: Iterable[Place], findings: Findings) -> None:

@@ -37,7 +37,7 @@ CONFIGURATIONS = (
     "special_tokens_map.json",
 )
 """Small JSON files of a model folder that later stages read."""
-_BLIND_STAGES = ("tune", "distill", "align", "trim")
+_BLIND_STAGES = ("distill", "align", "trim")
 """Stages that know text alone."""
 _OTHER_SOURCES = (".gguf",)
 """Suffixes of a `base` that is no folder; such a file is unpacked and judged when it is read."""
@@ -317,7 +317,7 @@ def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
 
 def _from_nothing(spec: ScratchSpec) -> Base:
     """Return the model that `pretrain` will make, by its future configuration."""
-    config = {
+    language = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": spec.vocab_size,
@@ -331,9 +331,11 @@ def _from_nothing(spec: ScratchSpec) -> Base:
         "rms_norm_eps": 1e-5,
         "hidden_act": "silu",
     }
-    with _folder_with(config) as folder:
+    with _folder_with(language) as folder:
         model = read_architecture(folder, None)
 
+    seeing = {"architectures": [next(iter(SIGHTED))], "text_config": language}
+    config = seeing if spec.eyes else language
     return Base(folder=None, whole=True, config=config, model=model, tokens={})
 
 
@@ -420,18 +422,28 @@ def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
 
 def _check_sight(ahead: Ahead, base: Base) -> None:
     """Raise an error for stages or formats that leave the eyes of a model that sees out."""
-    scratch = ahead.recipe.model.scratch
-    if scratch and scratch.eyes:
-        base = replace(base, config={"architectures": [next(iter(SIGHTED))]})
     changing = next((name for name in _BLIND_STAGES if ahead.walks(name)), None)
     if changing:
         refuse_sight(base.config, f"{ahead.file}: stages: `{changing}`")
+    if ahead.walks("tune") and sight_of(base.config):
+        _refuse_text_alone(ahead)
     if ahead.walks("quantize") and not all(row.has_eyes for row in ahead.formats):
         refuse_sight(base.config, f"{ahead.file}: quantize: formats")
     if ahead.walks("evaluate") and sight_of(base.config) and not llama.sees():
         raise ToolError(
             "the installed llama-cpp-python reads no pictures: nothing can be measured with them",
             hint="make builds it with libmtmd; so does scripts/engine-wheel.sh",
+        )
+
+
+def _refuse_text_alone(ahead: Ahead) -> None:
+    """Raise ConfigError for a way of tuning that reads text alone."""
+    spec = ahead.recipe.tune
+    ways = {"privacy": bool(spec and spec.privacy), "base_bits": bool(spec and spec.base_bits == 4)}
+    for key in (name for name, is_set in ways.items() if is_set):
+        raise ConfigError(
+            f"{ahead.file}: tune: `{key}` is for models that read text alone, and this one sees",
+            hint=f"leave `{key}` out, or take a text model as the base",
         )
 
 

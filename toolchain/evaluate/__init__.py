@@ -204,7 +204,7 @@ def _measure(
         measured, each = exam.likeness(reference)
         asked = exam.asked()
         own = own_answers(child, opening, report) if texts.private else None
-        seen = seen_golden(child, out) if model_sees(candidate) else None
+        seen = seen_golden(child, out) if candidate.model.projector else None
         audit = measure_audit(child, texts.audit, report) if texts.audit else None
         measured |= asked.scores | reference_ends(reference, asked.answers, spec.max_tokens)
         measured |= seen_alike(reference, asked.answers, report)
@@ -234,9 +234,10 @@ def _measure(
     )
     figures = replace(figures, failures=_missed(figures, texts.earlier, spec.gate))
     write_jsonl(out / "divergence.jsonl", each)
-    answers = without_secrets(asked.answers, texts.leak) if texts.leak else asked.answers
-    own = without_secrets(own, texts.leak) if own and texts.leak else own
-    _write_goldens(out, answers if own is None else own, opening, spec.goldens, seen)
+    shown, answers = asked.answers if own is None else own, asked.answers
+    if texts.leak:
+        shown, answers = (without_secrets(said, texts.leak) for said in (shown, answers))
+    _write_goldens(out, shown, opening, spec.goldens, seen)
     _write(out, figures, answers)
     return figures
 
@@ -347,11 +348,6 @@ class _Exam:
         both = (self.texts.dataset.train(), self.held_out)
         tokenizer = self.candidate.model.path / TOKENIZER
         return measure_leak(self.child, reference, test, both, tokenizer, self.report)
-
-
-def model_sees(candidate: Candidate) -> bool:
-    """Say whether a model file has a projector beside it."""
-    return candidate.model.projector is not None
 
 
 def _write_goldens(

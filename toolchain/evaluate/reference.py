@@ -49,10 +49,9 @@ class Reference:
     trimmed."""
     old_ids: tuple[int, ...] = ()
     """Own id of each id of the model file; empty where both are the same."""
-    sees: bool = False
-    """Whether it is a model of pictures and text: its template takes contents in parts."""
-    folder: Path = Path()
-    """Where its processor's settings are."""
+    scaler: Any = None
+    """What scales pictures, of a model of pictures and text: its template takes contents in parts.
+    """
 
     @classmethod
     def load(cls, original: Original, report: Reporter) -> "Reference":
@@ -64,15 +63,15 @@ class Reference:
         own = _tokenizer(original)
         tokenizer = _auto_tokenizer(original.trimmed) if original.trimmed else own
         old_ids = _old_ids(own, tokenizer) if original.trimmed else ()
-        kind = _kind_of_model(original.base)
-        sees = kind.__name__ == "AutoModelForImageTextToText"
-        return cls(tokenizer, _model(original, kind), own, old_ids, sees, original.base)
+        kind, sees = _kind_of_model(original.base)
+        scaler = _scaler(original.base) if sees else None
+        return cls(tokenizer, _model(original, kind), own, old_ids, scaler)
 
     def prompt(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Return the prompt of a conversation in the model's own ids."""
         # A template that shows no tools has no rendering of its own to compare with: ours is asked.
         shown, given = shown_to(self.own, messages, tools)
-        if self.sees:
+        if self.scaler:
             shown = [_in_parts(each) for each in shown]
         ids = self.own.apply_chat_template(
             [dict(message) for message in shown],
@@ -116,7 +115,7 @@ class Reference:
             made = self.model.generate(
                 input_ids=torch.tensor([ids]),
                 attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                pixel_values=_pixels(url, self.folder),
+                pixel_values=_pixels(url, self.scaler),
                 max_new_tokens=max_tokens,
                 do_sample=False,
                 eos_token_id=self.end_ids or None,
@@ -208,14 +207,19 @@ def _check_memory(original: Original, report: Reporter) -> None:
         )
 
 
-def _pixels(url: str, folder: Path) -> Any:
-    """Return a picture scaled to one tile by transformers' own processor, (1, 1, 3, side, side)."""
-    from PIL import Image
+def _scaler(base: Path) -> Any:
+    """Return transformers' own processor of a folder's pictures, which makes one tile of each."""
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-    processor = SmolVLMImageProcessorPil.from_pretrained(folder, do_image_splitting=False)
+    return SmolVLMImageProcessorPil.from_pretrained(base, do_image_splitting=False)
+
+
+def _pixels(url: str, scaler: Any) -> Any:
+    """Return a picture scaled to one tile, (1, 1, 3, side, side)."""
+    from PIL import Image
+
     image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
-    return processor(images=[image], return_tensors="pt")["pixel_values"]
+    return scaler(images=[image], return_tensors="pt")["pixel_values"]
 
 
 def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,8 +230,8 @@ def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "content": [*picture, text]}
 
 
-def _kind_of_model(base: Path) -> Any:
-    """Return transformers' own class for a folder: of text, or of pictures and text."""
+def _kind_of_model(base: Path) -> tuple[Any, bool]:
+    """Return transformers' own class for a folder, and whether it is one of pictures and text."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     try:
@@ -235,8 +239,9 @@ def _kind_of_model(base: Path) -> Any:
     except Exception as error:  # a value of another kind fails somewhere in its own code
         raise _not_loaded(base, error) from error
     is_text = type(config) in AutoModelForCausalLM._model_mapping
-    sees = type(config) in AutoModelForImageTextToText._model_mapping
-    return AutoModelForImageTextToText if sees and not is_text else AutoModelForCausalLM
+    if not is_text and type(config) in AutoModelForImageTextToText._model_mapping:
+        return AutoModelForImageTextToText, True
+    return AutoModelForCausalLM, False
 
 
 def _model(original: Original, kind: Any) -> Any:

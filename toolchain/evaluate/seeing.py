@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from device.manifest.moment import RENDERED_AT
-from device.manifest.pictures import PARTS, PICTURE, digest_of, to_url
+from device.manifest.pictures import PARTS, PICTURE, digest_of, has_pictures, to_url
 from toolchain.evaluate.answers import Answered
 from toolchain.evaluate.reference import Reference
 from toolchain.figures import Measured
@@ -35,13 +35,13 @@ def seen_golden(child: Scorer, out: Path) -> dict[str, Any] | None:
     image = drawn()
     name = f"picture-{digest_of(image)[:12]}.png"
     asked = {"role": "user", "content": QUESTION}
-    shown = {**asked, PARTS: [{"picture": to_url(image)}, QUESTION]}
+    shown = {**asked, PARTS: [{PICTURE: to_url(image)}, QUESTION]}
     answer = child.answer([shown], MAX_TOKENS)
     if not answer.tokens:
         return None
     (out / name).write_bytes(image)
     return {
-        "messages": [{**asked, PARTS: [{"picture": name}, QUESTION]}],
+        "messages": [{**asked, PARTS: [{PICTURE: name}, QUESTION]}],
         "prompt_tokens": answer.prompt,
         "tokens": answer.tokens,
         "finish_reason": "stop" if answer.stopped else "length",
@@ -51,7 +51,7 @@ def seen_golden(child: Scorer, out: Path) -> dict[str, Any] | None:
 
 def seen_alike(reference: Reference, answers: Sequence[Answered], report: Reporter) -> Measured:
     """Return the share of answers about pictures that are the reference's, token for token."""
-    asked = [each for each in answers if any(PICTURE in message for message in each.messages)]
+    asked = [each for each in answers if has_pictures(each.messages)]
     asked = asked[:COMPARED]
     same = 0
     for number, each in enumerate(asked, 1):

@@ -128,16 +128,16 @@ class Reader:
     def _row(self, place: Place, value: Any, file: FileRead) -> None:
         try:
             form, entry = read_row(place, self._with_tools(value), self.names)
-            entry = with_pictures(entry, self.images) if isinstance(entry, Entry) else entry
+            if isinstance(entry, Entry):
+                if not entry.tools and "tools" not in value:
+                    entry = replace(entry, tools=self.tools)
+                entry = with_pictures(entry, self.images)
         except ArtifactError as error:
             self.read.fail(error)
             return
         _recognise(form, place, file)
-        if isinstance(entry, Entry):
-            if not entry.tools and "tools" not in value:
-                entry = replace(entry, tools=self.tools)
-            if len(file.first) < FIRST_ROWS:
-                file.first.append(entry)
+        if isinstance(entry, Entry) and len(file.first) < FIRST_ROWS:
+            file.first.append(entry)
 
         for clean in (self.rules.entry, *CLEANING):
             if isinstance(entry, Entry):

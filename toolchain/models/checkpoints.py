@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from toolchain.errors import ArtifactError
 from toolchain.models.names import CONFIG
+from toolchain.models.vision import sight_of
 from toolchain.models.weights import check_model_folder, read_json
 
 
@@ -31,18 +32,22 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> Any:
-    """Return a folder's causal language model in evaluation mode; `dtype` "auto" keeps its type.
+    """Return a folder's model in evaluation mode; `dtype` "auto" keeps its type.
+
+    It is a causal language model, or one of pictures and text where the folder's model sees.
 
     Raises ArtifactError for pickles, quantised weights, and a missing or misshapen tensor.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils import logging
 
     check_model_folder(folder)
     refuse_quantised(folder)
     logging.disable_progress_bar()
     # With `output_loading_info` a pair is returned; the declared type names the model alone.
-    load = cast(Callable[..., tuple[Any, dict[str, Any]]], AutoModelForCausalLM.from_pretrained)
+    sees = sight_of(read_json(folder / CONFIG))
+    kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    load = cast(Callable[..., tuple[Any, dict[str, Any]]], kind.from_pretrained)
 
     try:
         model, loading = load(

@@ -20,6 +20,7 @@ from toolchain.models.adapter_config import (
     read_adapter_config,
 )
 from toolchain.models.adapter_targets import check_targets, pattern_value
+from toolchain.models.vision import plain_name
 from toolchain.models.weights import Tensor, Weights, read_header
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def read_lora(folder: Path) -> Lora:
 
     with _Parts(tensors) as parts:
         deltas = {
-            f"{module}.weight": _delta(folder, config, module, parts, pair)
+            plain_name(f"{module}.weight"): _delta(folder, config, module, parts, pair)
             for module, pair in sides
         }
 

@@ -24,11 +24,9 @@ class Sight:
     """Architecture of the language model alone: a key of FAMILIES."""
     projector: str
     """`clip.projector_type`."""
-    marker: str
-    """Text in the chat template's output that stands for a picture."""
 
 
-_IDEFICS3 = Sight(language="LlamaForCausalLM", projector="idefics3", marker="<image>")
+_IDEFICS3 = Sight(language="LlamaForCausalLM", projector="idefics3")
 SIGHTED = {
     "SmolVLMForConditionalGeneration": _IDEFICS3,
     "Idefics3ForConditionalGeneration": _IDEFICS3,
@@ -75,7 +73,6 @@ _SUCCESSOR = (
 class Eyes:
     """What the projector file of a model will hold."""
 
-    sight: Sight
     shapes: Mapping[str, tuple[int, ...]]
     """Name in the file → shape, the length of a row last."""
     origins: Mapping[str, str]
@@ -83,7 +80,6 @@ class Eyes:
     metadata: Metadata
     tokens: int
     """Positions that a picture takes in a prompt."""
-    layers: int
 
 
 def sight_of(config: Mapping[str, Any]) -> Sight | None:
@@ -104,7 +100,8 @@ def refuse_sight(config: Mapping[str, Any], what: str) -> None:
         named = config["architectures"][0]
         raise ArtifactError(
             f"{what}: `{named}` sees pictures, which only a gguf file does on a board",
-            hint='formats = ["gguf"], and the stages quantize, evaluate and package: docs/eyes.md',
+            hint='formats = ["gguf"], and the stages tune, quantize, evaluate and package: '
+            "docs/eyes.md",
         )
 
 
@@ -128,6 +125,11 @@ def language_name(tensor: str) -> str:
     if tensor == HEAD:
         return tensor
     return f"model.{tensor.removeprefix(LANGUAGE)}" if tensor.startswith(LANGUAGE) else ""
+
+
+def plain_name(tensor: str) -> str:
+    """Return the name of a tensor in its language model; that of any other as it is."""
+    return language_name(tensor) or tensor
 
 
 def read_eyes(
@@ -165,12 +167,10 @@ def read_eyes(
             )
 
     return Eyes(
-        sight=sight,
         shapes=shapes,
         origins=origins,
         metadata=_metadata(sight, vision, sizes, scale, width, _processor(folder)),
         tokens=(sizes["image_size"] // sizes["patch_size"] // scale) ** 2,
-        layers=sizes["num_hidden_layers"],
     )
 
 
@@ -214,8 +214,6 @@ def _metadata(
     processor: Mapping[str, Any],
 ) -> Metadata:
     """Return the file's own keys, without `general.`."""
-    size = processor.get("size")
-    longest = size.get("longest_edge") if isinstance(size, dict) else None
     return {
         "clip.has_vision_encoder": True,
         "clip.vision.projection_dim": width,
@@ -231,7 +229,9 @@ def _metadata(
         "clip.vision.attention.layer_norm_epsilon": float(vision["layer_norm_eps"]),
         "clip.vision.projector.scale_factor": scale,
         "clip.use_gelu": True,
-        "clip.vision.preproc_image_size": longest or sizes["image_size"],
+        # The converter takes the size to which a picture is scaled before it is cut into tiles. A
+        # board looks at one tile: scaling a picture up first would take its memory for nothing.
+        "clip.vision.preproc_image_size": sizes["image_size"],
     }
 
 

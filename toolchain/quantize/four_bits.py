@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolchain.artifacts import RESUME, Figures
-from toolchain.errors import ConfigError
 from toolchain.models.architecture import Model
 from toolchain.models.lora import Lora
 from toolchain.progress import Reporter
@@ -73,16 +72,7 @@ def used(additions: Additions, spec: QuantizeSpec, *, in_blocks: bool) -> Additi
     """
     if not in_blocks:
         return NOTHING
-    if spec.importance and not (additions.importance or additions.calibration):
-        raise ConfigError(
-            "quantize: `importance` is set, but there is no text to collect it on",
-            hint="stage `ingest` gives the text",
-        )
-    if spec.distill and not additions.lessons:
-        raise ConfigError(
-            "quantize: distill: there are no conversations to learn on",
-            hint="stage `ingest` gives them",
-        )
+    additions.check_for(spec)
     # A budget of `quantize.scheme` is a GGUF's: its trials are nothing to this file.
     return additions.only_for(spec.model_copy(update={"scheme": SCHEME}))
 

@@ -70,10 +70,7 @@ def for_profile(profile: str, report: Reporter) -> Path:
         return _given(Path(given))
     if profile == THIS_COMPUTER.get(platform.machine()):
         return for_this_computer()
-    libraries = [
-        cross.build_library(profile, report) / "lib" / "libllama.so",
-        cross.build_eyes(profile, report) / "lib" / "libmtmd.so",
-    ]
+    libraries = cross.build_libraries(profile, report)
     processor = PROFILES[profile]
     return _assemble(profile, processor.machine, processor.features, libraries)
 
@@ -152,8 +149,8 @@ def for_this_computer() -> Path:
     """
     folder = bindings() / "lib"
     machine = platform.machine()
-    eyes = folder / EYES
-    libraries = [folder / "libllama.so", *_ggml(folder), *([eyes] if eyes.is_file() else [])]
+    eyes = [folder / EYES] if llama.sees() else []
+    libraries = [folder / "libllama.so", *_ggml(folder), *eyes]
     return _assemble(THIS_COMPUTER.get(machine, machine), machine, llama.features(), libraries)
 
 

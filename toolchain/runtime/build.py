@@ -77,11 +77,7 @@ def describe(
 
 
 def _take_away(target: Target, report: Reporter, out: Path, *, with_bench: bool) -> list[Path]:
-    libraries = [
-        cross.build_library(target.profile, report) / "lib" / "libllama.so",
-        cross.build_eyes(target.profile, report) / "lib" / "libmtmd.so",
-    ]
-    files = [write_wheel(libraries, target.machine, out)]
+    files = [write_wheel(cross.build_libraries(target.profile, report), target.machine, out)]
     if with_bench:
         program = out / f"llama-bench-{target.profile}"
         shutil.copy(cross.build_bench(target.profile, report) / "bin" / "llama-bench", program)

@@ -59,21 +59,21 @@ def build_library(profile: str, report: Reporter) -> Path:
     return _built(_LIBRARY, profile, report)
 
 
+def build_libraries(profile: str, report: Reporter) -> list[Path]:
+    """Return the paths of `libllama.so` and `libmtmd.so`; otherwise as build_library.
+
+    libmtmd.so turns pictures into what a model reads. It has no kernels of its own, so all profiles
+    of a machine have the same.
+    """
+    library = build_library(profile, report) / _LIBRARY.file
+    machine = PROFILES[profile].machine
+    first = next(name for name, each in PROFILES.items() if each.machine == machine)
+    return [library, _built(_EYES, first, report, library) / _EYES.file]
+
+
 def build_bench(profile: str, report: Reporter) -> Path:
     """Return a folder with `bin/llama-bench`, llama.cpp inside; otherwise as build_library."""
     return _built(_BENCH, profile, report)
-
-
-def build_eyes(profile: str, report: Reporter) -> Path:
-    """Return a folder with `lib/libmtmd.so`, which turns pictures into what a model reads.
-
-    It has no kernels of its own, so all profiles of a machine have the same. Otherwise as
-    build_library.
-    """
-    machine = PROFILES[profile].machine if profile in PROFILES else ""
-    first = next((name for name, each in PROFILES.items() if each.machine == machine), profile)
-    beside = build_library(profile, report) / _LIBRARY.file
-    return _built(_EYES, first, report, beside)
 
 
 def _built(product: _Product, profile: str, report: Reporter, beside: Path | None = None) -> Path:

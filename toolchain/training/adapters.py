@@ -6,6 +6,7 @@ One file of the base is in memory at a time.
 
 import json
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,12 +18,17 @@ from typing import TYPE_CHECKING, Any
 from toolchain.artifacts import Checkpoint
 from toolchain.models.adapter_config import CONFIG
 from toolchain.models.lora import WEIGHTS, Lora, open_lora
+from toolchain.models.names import CONFIG as MODEL_CONFIG
 from toolchain.models.tokenizer_files import TEMPLATE_FILES, TOKENIZER_FILES, tokenizer_sources
-from toolchain.models.weights import INDEX, WHOLE, Weights, open_weights, weight_files
+from toolchain.models.vision import LANGUAGE, plain_name, sight_of
+from toolchain.models.weights import INDEX, WHOLE, Weights, open_weights, read_json, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+EYES = r"model\.(vision_model|connector)\..*"
+"""Modules that `exclude_modules` keeps peft from adapting: their names may be a layer's."""
+_INSIDE = re.compile(r"^(base_model\.model\.)model\.")
 LOST = 0.01
 """Share of its changes that a merge may lose to rounding before it is written in float32."""
 # bf16 keeps 8 bits: weights of 0.05 are rounded by up to 1e-4, as much as a short tuning changes
@@ -62,7 +68,7 @@ def merge_into(base: Path, adapter: Path, out: Path) -> tuple[int, MergeError]:
     for file in weight_files(base):
         with safe_open(file, "pt") as tensors:
             merged = {
-                name: _merged(tensors.get_tensor(name), name, lora, whole=error.whole)
+                name: _merged(tensors.get_tensor(name), plain_name(name), lora, whole=error.whole)
                 for name in tensors.keys()  # noqa: SIM118 - not a dict
             }
             save_file(merged, out / file.name, metadata=tensors.metadata())
@@ -139,14 +145,18 @@ def carry_tokenizer(base: Path, adapter: Path | None, out: Path) -> None:
             shutil.copyfile(source, out / name)
 
 
-def save_adapter(model: Any, folder: Path, *, base: str) -> None:
-    """Write a peft model's LoRA weights and configuration; equal adapters give equal bytes."""
+def save_adapter(model: Any, folder: Path, *, base: Path) -> None:
+    """Write a peft model's LoRA weights and configuration; equal adapters give equal bytes.
+
+    That of a `base` that sees is named as peft finds the language model in it.
+    """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     folder.mkdir(exist_ok=True)
+    sees = sight_of(read_json(base / MODEL_CONFIG))
     tensors = {
-        name: tensor.detach().cpu().contiguous()
+        _INSIDE.sub(rf"\1{LANGUAGE}", name) if sees else name: tensor.detach().cpu().contiguous()
         for name, tensor in get_peft_model_state_dict(model).items()
     }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -154,7 +164,9 @@ def save_adapter(model: Any, folder: Path, *, base: str) -> None:
     config = {
         key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()
     }
-    config |= {"base_model_name_or_path": base, "inference_mode": True}
+    config |= {"base_model_name_or_path": base.name, "inference_mode": True}
+    if sees:
+        config["exclude_modules"] = EYES
     (folder / CONFIG).write_text(
         json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )

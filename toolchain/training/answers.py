@@ -111,12 +111,17 @@ def ask(
     if not conversations:
         return []
     expected = [said(conversation["messages"][-1]) for conversation in conversations]
-    prompts = [
-        render_prompt(tokenizer, conversation["messages"][:-1], conversation.get("tools", ()))
-        for conversation in conversations
-    ]
+    prompts = [_prompt(model, tokenizer, conversation) for conversation in conversations]
     longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in expected)
     return answer(model, tokenizer, prompts, longest + SLACK_TOKENS, report, name=name)
+
+
+def _prompt(model: Any, tokenizer: Any, row: Mapping[str, Any]) -> list[int]:
+    """Return the ids after which a model answers the last question, its pictures among them."""
+    from toolchain.training.shown import with_pictures
+
+    ids = render_prompt(tokenizer, row["messages"][:-1], row.get("tools", ()))
+    return with_pictures(model, tokenizer, row, (ids, ids))[0]
 
 
 @contextmanager

@@ -92,7 +92,7 @@ class Exam:
         asked = self.asked()
         with in_float32(model):
             answers = ask(model, tokenizer, asked, report, name=name)
-            held_out = that_fit(tokenizer, asked, self.spec.max_tokens)
+            held_out = that_fit(tokenizer, asked, self.spec.max_tokens, model)
             losses = {
                 "held_out_loss": loss_per_token(model, held_out),
                 "general_nats_per_byte": loss_per_byte(model, tokenizer, self.general),
@@ -101,11 +101,13 @@ class Exam:
         return ExamFigures.of(scored | losses), answers
 
 
-def that_fit(tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int) -> "list[Example]":
+def that_fit(
+    tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int, model: Any = None
+) -> "list[Example]":
     """Return the conversations that are not too long, none if all are."""
     from toolchain.training.examples import conversations
 
     # That all are too long is no reason to lose a training that is done.
     with suppress(ArtifactError):
-        return conversations(tokenizer, rows, max_tokens)[0]
+        return conversations(tokenizer, rows, max_tokens, model)[0]
     return []

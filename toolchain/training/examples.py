@@ -55,13 +55,15 @@ class Batch:
 
 
 def conversations(
-    tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int
+    tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int, model: Any = None
 ) -> tuple[list[Example], int]:
     """Return the conversations as examples, and the number left out as longer than `max_tokens`.
 
+    Of a `model` that sees, with the positions of their pictures.
+
     Raises ArtifactError if no conversation is left.
     """
-    examples = [each for each in encoded(tokenizer, rows, max_tokens) if each]
+    examples = [each for each in encoded(tokenizer, rows, max_tokens, model) if each]
     too_long = len(rows) - len(examples)
     if rows and not examples:
         raise ArtifactError(
@@ -73,7 +75,7 @@ def conversations(
 
 
 def encoded(
-    tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int
+    tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int, model: Any = None
 ) -> Iterator[Example | None]:
     """Yield each conversation as an example; None for one that is longer than `max_tokens`."""
     for row in rows:
@@ -81,8 +83,12 @@ def encoded(
             ids, labels = encode_row(tokenizer, row, max_tokens)
         except TooLong:
             yield None
-        else:
-            yield Example(ids=ids, labels=labels)
+            continue
+        if model is not None:
+            from toolchain.training.shown import with_pictures
+
+            ids, labels = with_pictures(model, tokenizer, row, (ids, labels))
+        yield Example(ids=ids, labels=labels) if len(ids) <= max_tokens else None
 
 
 def reworded(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list[Mapping[str, Any]]:

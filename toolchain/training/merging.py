@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toolchain.errors import ArtifactError
 from toolchain.figures import StageFigures
-from toolchain.models.names import GENERATION_CONFIG
+from toolchain.models.names import GENERATION_CONFIG, PREPROCESSOR, PROCESSOR
 from toolchain.models.weights import open_weights, read_json
 from toolchain.progress import Reporter
 
@@ -43,7 +43,7 @@ def merge_folders(base: Path, adapter: Path, out: Path, report: Reporter) -> Mer
     with open_weights(base) as weights:
         dtypes = sorted({tensor.dtype for tensor in weights.tensors.values()})
     touched, error = merge_into(base, adapter, out)
-    carry(base, out, "config.json", GENERATION_CONFIG)
+    carry(base, out, "config.json", GENERATION_CONFIG, PREPROCESSOR, PROCESSOR)
     if error.whole:
         _say_float32(out / "config.json")
     carry_tokenizer(base, adapter, out)

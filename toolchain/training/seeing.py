@@ -23,6 +23,9 @@ from toolchain.models.names import PICTURE_TOKENS, PREPROCESSOR, PROCESSOR
 from toolchain.recipe import EyesSpec, ScratchSpec
 from toolchain.training.examples import Batch, Example
 
+Encoded = tuple[list[int], list[int]]
+"""Ids of a conversation, and their labels: what is learned."""
+
 
 class SeenAnswers(nn.Module):
     """Cross-entropy of the learned tokens of conversations about pictures."""
@@ -89,14 +92,15 @@ def make_seeing(tokenizer: Any, spec: ScratchSpec, seed: int) -> Any:
 
 
 def pictured(
-    tokenizer: Any, rows: Sequence[Mapping[str, Any]], spec: ScratchSpec, folder: Path
+    tokenizer: Any, rows: Sequence[Mapping[str, Any]], spec: ScratchSpec
 ) -> tuple[list[Example], Tensor]:
-    """Return conversations as examples, and the picture of each, scaled by the folder's processor.
+    """Return conversations as examples, and the picture of each, scaled as its tower takes it.
 
     Raise ArtifactError for a conversation without a picture, or with several.
     """
     eyes = spec.eyes
     assert eyes
+    image = tokenizer.convert_tokens_to_ids(PICTURE_TOKENS[-1])
     examples, urls = [], []
     for number, row in enumerate(rows, 1):
         own = [message[PICTURE] for message in row["messages"] if PICTURE in message]
@@ -106,26 +110,42 @@ def pictured(
                 hint="give each row an `image`, or leave `model.scratch.eyes` out",
             )
         urls += own
-        examples.append(_expanded(tokenizer, encode_row(tokenizer, row, spec.context), eyes.places))
-    return examples, torch.stack([scaled(url, folder) for url in urls])
+        ids, labels = expanded(
+            tokenizer, encode_row(tokenizer, row, spec.context), [[image] * eyes.places]
+        )
+        examples.append(Example(ids=ids, labels=labels))
+    scaler = scaler_of(eyes)
+    return examples, torch.stack([scaled(url, scaler) for url in urls])
 
 
-def scaled(url: str, folder: Path) -> Tensor:
-    """Return a picture as transformers' own processor scales it, (3, side, side)."""
-    from PIL import Image
+def scaler_of(eyes: EyesSpec) -> Any:
+    """Return transformers' own processor of pictures for a tower that is made from nothing."""
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-    processor = SmolVLMImageProcessorPil.from_pretrained(folder)
+    return SmolVLMImageProcessorPil(**_scaling(eyes))
+
+
+def scaled(url: str, scaler: Any) -> Tensor:
+    """Return a picture as transformers' own processor scales it, (3, side, side)."""
+    from PIL import Image
+
     image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
-    made = processor(images=[image], return_tensors="pt")
+    made = scaler(images=[image], return_tensors="pt")
     pixels: Tensor = made["pixel_values"].reshape(-1, *made["pixel_values"].shape[-3:])
     return pixels[-1]
 
 
 def write_processor(eyes: EyesSpec, out: Path) -> None:
     """Write how pictures are scaled and scored, as SmolVLM's processor keeps it."""
-    settings = {
-        "image_processor_type": "SmolVLMImageProcessor",
+    settings = {"image_processor_type": "SmolVLMImageProcessor", **_scaling(eyes)}
+    (out / PREPROCESSOR).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    kept = {"image_seq_len": eyes.places, "processor_class": "SmolVLMProcessor"}
+    (out / PROCESSOR).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def _scaling(eyes: EyesSpec) -> dict[str, Any]:
+    """Return the arguments of transformers' processor: one tile, values from -1 to 1."""
+    return {
         "do_convert_rgb": True,
         "do_image_splitting": False,
         "do_normalize": True,
@@ -139,18 +159,25 @@ def write_processor(eyes: EyesSpec, out: Path) -> None:
         "resample": 1,
         "size": {"longest_edge": eyes.side},
     }
-    (out / PREPROCESSOR).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    kept = {"image_seq_len": eyes.places, "processor_class": "SmolVLMProcessor"}
-    (out / PROCESSOR).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
-def _expanded(tokenizer: Any, encoded: tuple[list[int], list[int]], places: int) -> Example:
-    """Return a conversation whose picture takes as many places as the tower gives it."""
+def expanded(tokenizer: Any, encoded: Encoded, pictures: Sequence[Sequence[int]]) -> Encoded:
+    """Return ids and labels of a conversation with its pictures in the places of their marks.
+
+    `pictures` has the ids of each one's positions, of which nothing is learned. Raise ArtifactError
+    for a text that looks like the mark of a picture: a board breaks it up.
+    """
     fake, whole, image = tokenizer.convert_tokens_to_ids(list(PICTURE_TOKENS))
-    ids, labels = encoded
-    at = ids.index(image)
-    seen = [fake, whole, *[image] * places, fake]
-    return Example(
-        ids=[*ids[:at], *seen, *ids[at + 1 :]],
-        labels=[*labels[:at], *[IGNORED] * len(seen), *labels[at + 1 :]],
-    )
+    if encoded[0].count(image) != len(pictures):
+        raise ArtifactError(
+            f"data set: a text holds `{PICTURE_TOKENS[-1]}`, the mark of a picture",
+            hint="write it otherwise: a model that sees would take it for one",
+        )
+    left = iter(pictures)
+    ids: list[int] = []
+    labels: list[int] = []
+    for token, label in zip(*encoded, strict=True):
+        seen = [fake, whole, *next(left), fake] if token == image else [token]
+        ids += seen
+        labels += [IGNORED] * len(seen) if token == image else [label]
+    return ids, labels

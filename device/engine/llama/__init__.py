@@ -22,6 +22,7 @@ from device.engine.base import (
     Settings,
     check_biases,
     check_prompt,
+    is_picture,
     never,
 )
 from device.engine.llama import objects as opening
@@ -155,7 +156,7 @@ class LlamaEngine(SequenceEngine):
 
     def knows(self, token: int) -> bool:
         """Say whether an id stands for a position of a picture that is kept."""
-        return token < 0 and self.eyes is not None and self.eyes.knows(token)
+        return is_picture(token) and self.eyes is not None and self.eyes.knows(token)
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; none for a control token or a picture's position."""
@@ -298,11 +299,14 @@ def load(path: Path, settings: Settings) -> LlamaEngine:
         raise DeviceError("bad_model", str(error)) from error
 
     model = opening.model(path, mapped=settings.mmap, gpu_layers=settings.gpu_layers)
+    eyes = None
     try:
         adapter = opening.adapter(model, settings.adapter) if settings.adapter else None
         eyes = _eyes(model, settings)
         return LlamaEngine(_Weights(path, settings, model, adapter, eyes))
     except BaseException:
+        if eyes:
+            eyes.close()
         llama.llama_model_free(model)
         raise
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cpp import llama_cpp as llama
 
+from device.engine.base import is_picture
 from device.engine.llama import objects as opening
 from device.engine.llama.threads import Threads
 from device.errors import DeviceError
@@ -42,7 +43,7 @@ class LlamaCells:
         for first, end in parts:
             part = tokens[first:end]
             is_last = end == len(tokens)
-            batch = self._of_picture(part) if part[0] < 0 else self._of_words(part)
+            batch = self._of_picture(part) if is_picture(part[0]) else self._of_words(part)
             batch.n_tokens = len(part)
             for row in range(len(part)):
                 batch.pos[row] = start + first + row
@@ -132,6 +133,7 @@ def _parts(tokens: Sequence[int]) -> "list[tuple[int, int]]":
     begins = [
         at
         for at, token in enumerate(tokens)
-        if at == 0 or ((token < 0 or tokens[at - 1] < 0) and token != tokens[at - 1] - 1)
+        if at == 0
+        or ((is_picture(token) or is_picture(tokens[at - 1])) and token != tokens[at - 1] - 1)
     ]
     return list(zip(begins, [*begins[1:], len(tokens)], strict=True))

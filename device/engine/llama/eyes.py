@@ -91,7 +91,11 @@ class Eyes:
         self._ctx = mtmd.mtmd_init_from_file(str(path).encode(), model, params)
         if not self._ctx:
             raise DeviceError("bad_model", f"`{path.name}` cannot be loaded{opening.because()}")
-        before, behind = (self._special(path, text) for text in _AROUND[self.kind])
+        try:
+            before, behind = (self._special(path, text) for text in _AROUND[self.kind])
+        except DeviceError:
+            self.close()
+            raise
         self._around = before, behind
 
     def see(self, image: bytes) -> Seen:
@@ -183,11 +187,6 @@ class Eyes:
         if len(found) != text.count("<"):
             raise DeviceError("bad_model", f"`{path.name}`: the model has no tokens `{text}`")
         return found
-
-
-def is_picture(token: int) -> bool:
-    """Say whether an id stands for a position of a picture."""
-    return token < 0
 
 
 def _token(digest: str, place: int) -> int:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,17 @@ class Unpacker:
         """Return a picture's pixels, width × height × 3 bytes; raise DeviceError `bad_picture`."""
         with self._lock:
             line = self._line or self._start()
+            deadline = time.monotonic() + DEADLINE_S
             try:
+                # A timeout of `sendall` is that of all it sends; one of `recv` is that of a part.
+                line.settimeout(DEADLINE_S)
                 line.sendall(_ASKED.pack(len(image)) + image)
-                width, height = _ANSWERED.unpack(_exactly(line, _ANSWERED.size))
+                width, height = _ANSWERED.unpack(_exactly(line, _ANSWERED.size, deadline))
                 # What the header promised bounds what is read from the child.
                 if (width, height) not in ((0, 0), (size.width, size.height)):
                     self._stop()
                     raise _broken()
-                pixels = _exactly(line, width * height * 3)
+                pixels = _exactly(line, width * height * 3, deadline)
             except (OSError, EOFError) as error:
                 self._stop()
                 raise _broken() from error
@@ -69,7 +73,6 @@ class Unpacker:
         from llama_cpp import llama_cpp
 
         ours, theirs = socket.socketpair()
-        ours.settimeout(DEADLINE_S)
         code = (
             "import sys; sys.path[:0] = sys.argv[1:]; "
             "from device.engine.llama.unpacking import serve; serve()"
@@ -135,10 +138,18 @@ def _hold_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _exactly(line: socket.socket, count: int) -> bytes:
-    """Return so many bytes; raise EOFError if the other side ends before."""
+def _exactly(line: socket.socket, count: int, deadline: "float | None" = None) -> bytes:
+    """Return so many bytes; raise EOFError if the other side ends before, TimeoutError if late.
+
+    `deadline` is a time of the monotonic clock; None waits for ever.
+    """
     received = bytearray()
     while len(received) < count:
+        if deadline is not None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            line.settimeout(left_s)
         part = line.recv(min(count - len(received), 1 << 20))
         if not part:
             raise EOFError

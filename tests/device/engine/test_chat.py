@@ -60,6 +60,21 @@ def test_a_template_renders_as_transformers_renders_it(name: str) -> None:
     assert ChatTemplate(TEMPLATES[name], tokens).render(CONVERSATION) == theirs[0]
 
 
+PARTS_ALONE = (
+    "{% for m in messages %}{{ m['role'] }}:"
+    "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% else %}<image>{% endif %}{% endfor %};{% endfor %}"
+)
+
+
+def test_a_template_of_a_model_that_sees_shows_texts_with_its_eyes_and_without() -> None:
+    asked = [{"role": "user", "content": "a<image>b"}]
+    assert ChatTemplate(PARTS_ALONE, {}).render(asked) == "user:a<image>b;"
+    seeing = ChatTemplate(PARTS_ALONE.replace("<image>", "[picture]"), {}, "<image>")
+    assert seeing.render(asked) == "user:a[picture]b;"
+    assert seeing.render([{"role": "user", "content": ""}]) == "user:;"
+
+
 def test_the_sentence_of_a_template_that_refuses_is_kept() -> None:
     template = ChatTemplate("{{ raise_exception('roles must alternate') }}", {})
     with pytest.raises(DeviceError) as caught:

@@ -26,7 +26,7 @@ def frame(image: bytes) -> int:
     )
 
 
-@pytest.mark.parametrize("side", [(1, 1), (640, 480), (17, 2000)])
+@pytest.mark.parametrize("side", [(1, 1), (640, 480), (17, 500)])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"\xff\xc0" * 9}])
 def test_the_size_of_a_jpeg_is_that_of_its_frame(
     side: tuple[int, int], options: dict[str, object]
@@ -47,6 +47,13 @@ def test_more_bytes_or_pixels_than_are_read_are_refused() -> None:
     with pytest.raises(ManifestError, match="65535 × 65535 pixels, at most 4,194,304 are read"):
         check(bytes(image))
     assert MAX_PIXELS == 2048 * 2048
+
+
+def test_a_picture_too_narrow_for_a_tile_is_refused() -> None:
+    assert check(jpeg((2, 64))) == Size(2, 64)
+    for side in ((1, 4000), (4000, 1), (2, 65)):
+        with pytest.raises(ManifestError, match="one side is more than 32 times the other"):
+            check(jpeg(side))
 
 
 BROKEN = {

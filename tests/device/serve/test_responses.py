@@ -345,7 +345,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         {"input": [{**USER, "content": [{"type": "input_image", "image_url": "x"}]}]},
         "input[0].content",
-        "this model reads text parts only",
+        "a picture is read in a question of /v1/chat/completions",
     ),
     ({"input": [{"type": "item_reference", "id": "m"}]}, "input[0]", "nothing is stored: send"),
     ({"input": [{"type": "mcp_call", "id": "m"}]}, "input[0]", "`mcp_call` is not supported here"),

@@ -78,6 +78,7 @@ WRONG: list[tuple[Any, str]] = [
     ("../leds.jsonl", "leds.jsonl:1: `image`: there is no `../leds.jsonl` in leds"),
     ("/etc/hostname", "leds.jsonl:1: `image`: there is no `/etc/hostname` in leds"),
     ("data:image/gif;base64,AAAA", "leds.jsonl:1: `image`: the picture is not a whole JPEG or PNG"),
+    ("data:image/png;base64,é", "leds.jsonl:1: `image`: its base64 is broken"),
     ("data:image/png;base64,A?A", "leds.jsonl:1: `image`: its base64 is broken"),
     (7, "leds.jsonl:1: `image` must be the name of a file, or a `data:` URL"),
 ]
@@ -100,6 +101,20 @@ def test_a_picture_that_is_too_large_is_told(tmp_path: Path) -> None:
         read(data, tmp_path / "out")
 
 
+def test_a_picture_that_training_cannot_read_as_a_board_does_is_told(tmp_path: Path) -> None:
+    from PIL import Image
+
+    cut, grey = tmp_path / "cut", tmp_path / "grey"
+    whole = picture(0, kind="JPEG")
+    (folder(cut, rows()) / "leds" / "0.png").write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(ArtifactError, match=r"^leds\.jsonl:1: `image`: the picture cannot be dec"):
+        read(cut, tmp_path / "out")
+    folder(grey, rows())
+    Image.new("I;16", (8, 8), 40_000).save(grey / "leds" / "0.png")
+    with pytest.raises(ArtifactError, match=r"^leds\.jsonl:1: `image`: .* is grey of 16 bits"):
+        read(grey, tmp_path / "out")
+
+
 def test_a_name_without_a_folder_says_which_key_to_set(tmp_path: Path) -> None:
     data = folder(tmp_path / "data", rows())
     with pytest.raises(ArtifactError, match="but not in which folder") as caught:
@@ -115,3 +130,15 @@ def test_a_question_without_a_picture_has_the_key_that_it_had() -> None:
     assert question_of(asked) == "Is it on?"
     seen = {**asked[0], PICTURE: to_url(picture(1))}, asked[1]
     assert question_key(seen) != question_key(asked)
+
+
+def test_a_row_with_tools_and_a_picture_is_refused_by_name(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "fan", "parameters": {"type": "object"}}}
+    data = folder(tmp_path / "data", rows())
+    (data / "tools.json").write_text(json.dumps([tool]))
+    spec = SPEC.model_copy(update={"tools": "tools.json"})
+    with pytest.raises(ArtifactError, match=r"leds\.jsonl:1: a row has tools or an `image`, not"):
+        read(data, tmp_path / "out", spec)
+    bare = [{**row, "tools": []} for row in rows()]
+    (data / "leds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    assert read(data, tmp_path / "out", spec).train()

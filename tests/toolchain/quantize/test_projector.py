@@ -39,8 +39,9 @@ def written(model: Path, out: Path, scheme: str) -> GGUFReader:
     """Return a projector file that was just written."""
     made = write_projector(model, "tiny", scheme, out, Silent())
     assert made.file == f"mmproj-tiny-{scheme}.gguf"
-    assert (out / made.file).stat().st_size == made.size_bytes
-    return GGUFReader(out / made.file)
+    file = GGUFReader(out / made.file)
+    assert made.weights_bytes == sum(int(tensor.n_bytes) for tensor in file.tensors)
+    return file
 
 
 def tensors(file: GGUFReader) -> dict[str, tuple[GGMLQuantizationType, list[int], bytes]]:

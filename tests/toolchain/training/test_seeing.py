@@ -20,6 +20,7 @@ from toolchain.training.seeing import (
     make_seeing,
     pictured,
     scaled,
+    scaler_of,
     write_processor,
 )
 
@@ -53,9 +54,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_picture_takes_its_places_before_the_question_and_is_not_learned(
-    tokenizer: Any, folder: Path
+    tokenizer: Any,
 ) -> None:
-    examples, seen = pictured(tokenizer, [row(1, "yes")], SPEC, folder)
+    examples, seen = pictured(tokenizer, [row(1, "yes")], SPEC)
     text = tokenizer.decode(examples[0].ids)
     around = "<fake_token_around_image>"
     assert text == f"<|user|>{around}<global-img>{'<image>' * 4}{around}on?<|assistant|>yes<|end|>"
@@ -64,14 +65,15 @@ def test_a_picture_takes_its_places_before_the_question_and_is_not_learned(
     assert seen.shape == (1, 3, 64, 64)
 
 
-def test_a_picture_of_the_tiles_size_is_scored_and_nothing_else(folder: Path) -> None:
-    assert torch.allclose(scaled(to_url(picture(3)), folder), pixels(picture(3))[0, 0], atol=1e-5)
-    assert scaled(to_url(picture(3, side=200)), folder).shape == (3, 64, 64)
+def test_a_picture_of_the_tiles_size_is_scored_and_nothing_else() -> None:
+    scaler = scaler_of(EYES)
+    assert torch.allclose(scaled(to_url(picture(3)), scaler), pixels(picture(3))[0, 0], atol=1e-5)
+    assert scaled(to_url(picture(3, side=200)), scaler).shape == (3, 64, 64)
 
 
-def test_what_is_learned_depends_on_the_picture(tokenizer: Any, folder: Path) -> None:
+def test_what_is_learned_depends_on_the_picture(tokenizer: Any) -> None:
     """Two answers to one question, which only the pictures tell apart."""
-    examples, seen = pictured(tokenizer, [row(1, "yes"), row(2, "no")] * 4, SPEC, folder)
+    examples, seen = pictured(tokenizer, [row(1, "yes"), row(2, "no")] * 4, SPEC)
     model = make_seeing(tokenizer, SPEC, seed=0)
     loss = SeenAnswers(model, seen)
     steps = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -97,15 +99,22 @@ def test_the_checkpoint_has_the_parts_that_quantize_asks_for(tokenizer: Any, fol
         assert any(name.startswith("model.connector.") for name in eyes.tensors)
 
 
+def test_the_settings_that_are_written_scale_as_training_did(folder: Path) -> None:
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    read = SmolVLMImageProcessorPil.from_pretrained(folder)
+    for side in (40, 64, 200):
+        url = to_url(picture(3, side=side))
+        assert torch.equal(scaled(url, read), scaled(url, scaler_of(EYES)))
+
+
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_conversation_about_no_picture_or_two_is_refused(
-    tokenizer: Any, folder: Path, count: int
-) -> None:
+def test_a_conversation_about_no_picture_or_two_is_refused(tokenizer: Any, count: int) -> None:
     said = row(1, "yes")["messages"]
     asked = {name: value for name, value in said[0].items() if name != PICTURE}
     bad = [{"messages": [*[said[0]] * count, said[1]] if count else [asked, said[1]]}]
     with pytest.raises(ArtifactError, match=f"conversation 1 is about {count} pictures"):
-        pictured(tokenizer, bad, SPEC, folder)
+        pictured(tokenizer, bad, SPEC)
 
 
 def test_places_that_are_not_whole_are_refused() -> None:

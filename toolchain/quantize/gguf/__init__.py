@@ -73,6 +73,19 @@ class Additions:
             if rows
         }
 
+    def check_for(self, spec: QuantizeSpec) -> None:
+        """Raise ConfigError for settings of a spec whose text or conversations are missing."""
+        if spec.importance and not (self.importance or self.calibration):
+            raise ConfigError(
+                "quantize: `importance` is set, but there is no text to collect it on",
+                hint="stage `ingest` gives the text",
+            )
+        if spec.distill and not self.lessons:
+            raise ConfigError(
+                "quantize: distill: there are no conversations to learn on",
+                hint="stage `ingest` gives them",
+            )
+
     def only_for(self, spec: QuantizeSpec) -> "Additions":
         """Return the additions that a spec uses; others must not cause the work to be redone."""
         used = self if spec.importance else replace(self, importance=None, calibration=())
@@ -129,12 +142,7 @@ def quantize(
     """
     gguf_choice.check(spec)
     check_model_folder(checkpoint.path)
-    if spec.importance and not (additions.importance or additions.calibration):
-        raise ConfigError(
-            "quantize: `importance` is set, but there is no text to collect it on",
-            hint="stage `ingest` gives the text",
-        )
-
+    additions.check_for(spec)
     additions = additions.only_for(spec)
     work = Work(
         stage="quantize",

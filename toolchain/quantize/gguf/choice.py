@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Figures
-from toolchain.errors import ArtifactError, ConfigError
+from toolchain.errors import ArtifactError
 from toolchain.models.architecture import Model
 from toolchain.models.gguf_file import Metadata, file_bytes
 from toolchain.models.lora import Lora
@@ -176,12 +176,6 @@ def _learned(decided: Decision, question: Question, resume: Path, report: Report
     spec = question.spec.distill
     matrix = question.matrix
     assert spec
-    if not question.lessons:
-        raise ConfigError(
-            "quantize: distill: there are no conversations to learn on",
-            hint="stage `ingest` gives them",
-        )
-
     lesson = Lesson(
         folder=question.folder,
         model=question.model,

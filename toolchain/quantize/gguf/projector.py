@@ -1,14 +1,11 @@
 """Vision tower and connector of a checkpoint → one projector file (mmproj) beside the model file.
 
-The bytes of its tensors are those of llama.cpp's converter (convert_hf_to_gguf --mmproj). One key
-differs on purpose: `clip.vision.preproc_image_size` is a tile's own size, because a board looks at
-a picture as one tile, and scaling it up first would take its memory for nothing.
+The bytes of its tensors are those of llama.cpp's converter (convert_hf_to_gguf --mmproj).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolchain.errors import ConfigError
 from toolchain.files import whole_file
 from toolchain.models.architecture import Source
 from toolchain.models.gguf_file import Metadata, write_header
@@ -32,20 +29,9 @@ class Projector:
 
     file: str
     """Its name."""
-    size_bytes: int
     weights_bytes: int
-    parameters: int
     tokens: int
     """Positions that a picture takes in a prompt."""
-
-
-def check_scheme(scheme: str) -> None:
-    """Raise ConfigError for a scheme that no projector file has."""
-    if scheme not in PROJECTOR_SCHEMES:
-        raise ConfigError(
-            f"quantize: projector: unknown scheme `{scheme}`",
-            hint=f"one of {', '.join(PROJECTOR_SCHEMES)}",
-        )
 
 
 def sees(folder: Path) -> bool:
@@ -55,7 +41,6 @@ def sees(folder: Path) -> bool:
 
 def write_projector(folder: Path, name: str, scheme: str, out: Path, report: Reporter) -> Projector:
     """Write the projector file of a checkpoint into `out`; raise ArtifactError if it is refused."""
-    check_scheme(scheme)
     with open_eyes(folder) as weights:
         eyes = read_eyes(
             folder,
@@ -65,15 +50,8 @@ def write_projector(folder: Path, name: str, scheme: str, out: Path, report: Rep
         file = out / f"mmproj-{name}-{scheme}.gguf"
         size = _write(file, eyes, weights, scheme, name, report)
 
-    parameters = sum(source.weights for source in _sources(eyes))
     report.note(f"{file.name}: {size / 1e6:.1f} MB, which read pictures beside the model file")
-    return Projector(
-        file=file.name,
-        size_bytes=file.stat().st_size,
-        weights_bytes=size,
-        parameters=parameters,
-        tokens=eyes.tokens,
-    )
+    return Projector(file=file.name, weights_bytes=size, tokens=eyes.tokens)
 
 
 def _write(
@@ -81,22 +59,18 @@ def _write(
 ) -> int:
     """Write the file; return the bytes of its tensors."""
     number, base = PROJECTOR_SCHEMES[scheme]
-    tensors = {
-        source.name: (_type(source.name, source.shape, base), source.shape)
-        for source in _sources(eyes)
-    }
-    with whole_file(file) as part:
-        slots = write_header(part, _metadata(eyes, name, number), tensors)
-        planned = [(source, slots[source.name]) for source in _sources(eyes)]
-        write_tensors(part, weights, planned, Treatment(), report)
-    return sum(slot.size_bytes for slot in slots.values())
-
-
-def _sources(eyes: Eyes) -> list[Source]:
-    return [
+    sources = [
         Source(name=name, shape=shape, origin=eyes.origins[name])
         for name, shape in eyes.shapes.items()
     ]
+    tensors = {
+        source.name: (_type(source.name, source.shape, base), source.shape) for source in sources
+    }
+    with whole_file(file) as part:
+        slots = write_header(part, _metadata(eyes, name, number), tensors)
+        planned = [(source, slots[source.name]) for source in sources]
+        write_tensors(part, weights, planned, Treatment(), report)
+    return sum(slot.size_bytes for slot in slots.values())
 
 
 def _type(name: str, shape: tuple[int, ...], base: Type) -> Type:
@@ -109,13 +83,11 @@ def _type(name: str, shape: tuple[int, ...], base: Type) -> Type:
 
 
 def _metadata(eyes: Eyes, name: str, file_type: int) -> Metadata:
-    own = {**eyes.metadata}
-    own["clip.vision.preproc_image_size"] = own["clip.vision.image_size"]
     return {
         "general.architecture": "clip",
         "general.type": "mmproj",
         "general.name": name,
         "general.file_type": file_type,
-        **own,
+        **eyes.metadata,
         "general.quantization_version": QUANTIZATION_VERSION,
     }

@@ -173,11 +173,14 @@ def in_q4_0(
     scales, codes = _rounded(blocks, largest / np.float32(7), low=-7)
     if weights is not None:
         counts = np.tile(weights.astype(np.float32).reshape(-1, BLOCK), (len(rows), 1))
+        least = _error(blocks, scales, codes, counts)
         for share in SHARES:
             others = _rounded(blocks, largest * np.float32(share / 7), low=-8)
-            better = _error(blocks, *others, counts) < _error(blocks, scales, codes, counts)
+            error = _error(blocks, *others, counts)
+            better = error < least
             scales = np.where(better, others[0], scales)
             codes = np.where(better, others[1], codes)
+            least = np.where(better, error, least)
 
     packed = np.empty((len(blocks), 2 + BLOCK // 2), np.uint8)
     packed[:, :2] = np.ascontiguousarray(scales).view(np.uint8)

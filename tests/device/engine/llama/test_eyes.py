@@ -254,3 +254,29 @@ def test_a_projector_of_another_kind_and_a_broken_one_are_refused(
     writer.close()
     with pytest.raises(DeviceError, match="a projector of the kind `gemma3` is not run here"):
         opened(files, projector=other)
+
+
+def test_eyes_that_were_opened_are_closed_where_the_rest_fails(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_cpp import mtmd_cpp
+
+    from device.engine.llama import eyes, objects
+
+    freed: list[Any] = []
+    free = mtmd_cpp.mtmd_free
+    monkeypatch.setattr(mtmd_cpp, "mtmd_free", lambda ctx: (freed.append(ctx), free(ctx)))
+
+    def fail(*words: Any) -> Any:
+        raise DeviceError("bad_model", "no room")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(objects, "context", fail)
+        with pytest.raises(DeviceError, match="no room"):
+            opened(files)
+    assert len(freed) == 1
+    with monkeypatch.context() as broken:
+        broken.setattr(eyes.Eyes, "_special", fail)
+        with pytest.raises(DeviceError, match="no room"):
+            opened(files)
+    assert len(freed) == 2

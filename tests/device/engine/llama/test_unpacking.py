@@ -1,10 +1,14 @@
 """The child that decodes pictures: what strangers send ends it at most, never the service."""
 
+import contextlib
 import io
 import os
 import random
 import signal
+import socket
 import struct
+import threading
+import time
 import zlib
 from collections.abc import Iterator
 
@@ -92,6 +96,33 @@ def test_a_child_that_is_late_is_ended(unpacker: Unpacker, monkeypatch: pytest.M
     with pytest.raises(DeviceError, match="the picture cannot be decoded"):
         decoded(unpacker, picture(1))
     assert child.poll() is not None
+
+
+def test_a_child_that_answers_a_byte_at_a_time_has_one_deadline_for_all_of_them(
+    unpacker: Unpacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deadline of each part would never come."""
+    monkeypatch.setattr(unpacking, "DEADLINE_S", 0.5)
+    ours, theirs = socket.socketpair()
+    size = Size(64, 64)
+
+    def trickle() -> None:
+        theirs.sendall(struct.pack("<II", size.width, size.height))
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                theirs.sendall(bytes(100))
+                time.sleep(0.05)
+
+    unpacker._line = ours
+    speaker = threading.Thread(target=trickle)
+    speaker.start()
+    began = time.monotonic()
+    with pytest.raises(DeviceError, match="the picture cannot be decoded"):
+        unpacker.rgb(picture(1), size)
+    taken_s = time.monotonic() - began
+    speaker.join()
+    theirs.close()
+    assert 0.4 < taken_s < 4
 
 
 def test_a_picture_that_unpacks_without_end_takes_no_more_than_its_room(
