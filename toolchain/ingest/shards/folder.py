@@ -5,6 +5,7 @@
     phrasings, unread, answers, answer-bands         a number or signature an entry
     keys, draws, replays, bands                      one a phrasing
     text-keys, text-bands                            one a document
+    *bands.sketches                                  one a signature
     findings.jsonl, read.json
 
 Whatever others decide is not in it: two shards with the same question know nothing of each other.
@@ -154,7 +155,7 @@ class _Signing:
 
     def _write(self) -> None:
         for block in self._signer.signed(self._texts):
-            self._signatures.add(block)
+            self._signatures.add(*block)
         self._texts = []
 
 
