@@ -107,7 +107,8 @@ def decide(room: Room, texts: Texts, number: int, limit: float) -> None:
     is_near = np.fromiter((rule(*row) for row in rows.tolist()), np.uint8, len(rows))
     with whole_file(_decided(room, texts, number), lasting=not room.shows) as part:
         is_near.tofile(part)
-    seal(_decided(room, texts, number), lasting=not room.shows)
+    if not room.shows:
+        seal(_decided(room, texts, number), lasting=True)
 
 
 class _Compare:
