@@ -83,6 +83,8 @@ def read(
 
 def _parts(form: Form, path: Path) -> tuple[dict[str, Any], str]:
     content = read_bounded(path, form.max_bytes)
+    if content is None and not path.exists():
+        raise ArtifactError(f"{path}: no such file")
     if content is None or len(content) > form.max_bytes:
         raise ArtifactError(
             f"{path}: cannot be read, or is larger than {form.max_bytes >> 20} MiB", hint=form.hint

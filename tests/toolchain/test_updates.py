@@ -239,3 +239,22 @@ def test_menders_own_tool_reads_and_signs_the_artifact(
     )
     tool("sign", artifact, "-k", private)
     tool("validate", artifact, "-k", public)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([".", "--as", "mender"], ".: a folder that is neither a bundle nor a model"),
+        (["help-desk/package"], "help-desk/package: is a bundle already"),
+        (["help-desk/package", "--as", "mender", "--out", "x"], "--out: an update stands beside"),
+        (["help-desk/package", "--as", "hawkbit", "--target", "x86-64"], "--target: a bundle is"),
+        (["lost.toml", "--as", "deb"], "--as: unknown form `deb`"),
+    ],
+)
+def test_what_does_not_fit_a_bundle_is_one_sentence_and_never_passed_over(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(bundle.parents[1])
+    code, _, sentence = run("package", *words)
+    assert code == 2
+    assert sentence.startswith(said)

@@ -349,6 +349,17 @@ def test_a_board_that_says_impossible_things_makes_no_proof() -> None:
         a_proof(kernel="a\nb")
 
 
+def test_a_file_that_is_missing_is_no_file_of_a_wrong_size(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"proof\.json: no such file"):
+        read(tmp_path / "proof.json")
+
+
+def test_what_is_no_board_is_told_before_a_key_is_looked_for() -> None:
+    answer = CliRunner().invoke(app, ["prove", "http://127.0.0.1:1", "--sign", "no-such-key"])
+    assert isinstance(answer.exception, ConfigError)
+    assert "an endpoint, not a board" in answer.exception.message
+
+
 @pytest.mark.slow
 def test_a_board_is_asked_for_its_bytes_its_goldens_and_its_speed(
     tmp_path: Path, key: Path
