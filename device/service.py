@@ -205,7 +205,7 @@ def kind_here() -> str:
 
 def healthy(port: int) -> dict[str, Any] | None:
     """Return the body of /health; None unless it is answered with 200."""
-    from http.client import HTTPConnection, HTTPException
+    from http.client import HTTPConnection, HTTPException  # here: it loads email and ssl
 
     connection = HTTPConnection("127.0.0.1", port, timeout=HEALTH_S)
     try:
@@ -256,7 +256,7 @@ def _lingers() -> bool:
 
 
 def _user_name() -> str:
-    from device.facts import user_name
+    from device.facts import user_name  # here: a service starts without the facts' modules
 
     return user_name()
 

@@ -35,7 +35,7 @@ _PLACE = "~/demitasse-cloud"
 """Folder on a rented computer."""
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)\s*(?:\[([\w., -]+)\])?")
 _EXTRA = re.compile(r"""extra == ['"]([\w.-]+)['"]""")
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
 """Names of buckets of all providers; Google's may have 222 characters."""
 
 
@@ -68,10 +68,12 @@ def refuse(recipe: Recipe, asked: Asked) -> None:
     if not _BUCKET.fullmatch(asked.bucket):
         raise ConfigError(
             f"--bucket: {asked.bucket[:60]!r} is no name of a bucket",
-            hint="letters, digits, dots, hyphens: such as my-work",
+            hint="small letters, digits, dots, hyphens: such as my-work",
         )
     package = asked.package
-    if package and (not package.isprintable() or package.startswith("-")):
+    # A file or a folder of this computer is not there.
+    is_here = bool(package) and not asked.wheel and Path(package).exists()
+    if package and (is_here or not package.isprintable() or package.startswith("-")):
         raise ConfigError(
             f"--package: {package[:60]!r} is neither a wheel nor a requirement of pip",
             hint="such as demitasse-1.0-py3-none-any.whl, or demitasse==1.0",
@@ -146,7 +148,11 @@ def _texts_in(value: object) -> Iterator[str]:
 
 def write(job: Job, folder: Path) -> list[Path]:
     """Write the files into a folder; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"{folder}: cannot be made: {(error.strerror or '').lower()}"
+        raise ConfigError(problem, hint="name another one with --out") from error
     texts = {
         SKY: _sky(job, folder),
         SLURM: _slurm(job, folder),

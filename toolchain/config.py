@@ -223,14 +223,17 @@ def _wrong_value(name: str, problem: ErrorDetails, text: str) -> ConfigError:
     where = ": ".join([f"{name}:{line}" if line else name, *([".".join(parents)] * bool(parents))])
     said, value = problem["msg"], problem["input"]
     hint = ""
+    named = "" if key.isdecimal() else f"{key} = "  # a value of a list has a number, and no name
     if problem["type"] == "tuple_type" and isinstance(value, str):
         hint = f"put it in brackets: {key} = {json.dumps([value], ensure_ascii=False)}"
     elif problem["type"] == "tuple_type" and isinstance(value, dict):
         hint = f"several tables stand in double brackets: [[{'.'.join([*parents, key])}]]"
+    elif problem["type"] == "model_type" and not named and parents:
+        hint = f"each is a table with keys of its own, below a line [[{'.'.join(parents)}]]"
     elif problem["type"] == "string_type" and isinstance(value, int | float):
-        hint = f"put it in quotes: {key} = {json.dumps(str(value).lower())}"
+        hint = f"put it in quotes: {named}{json.dumps(str(value).lower())}"
     elif isinstance(value, str) and re.fullmatch(r"[\d_.e+-]+|true|false", value):
-        hint = f"without quotes: {key} = {value}"
+        hint = f"without quotes: {named}{value}"
     return ConfigError(
         f"{where}: {key}: {said[:1].lower()}{said[1:]}, got `{_spelled(value)}`", hint=hint
     )

@@ -11,18 +11,13 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from device.manifest import (
-    BUNDLE_MANIFEST,
-    RUNTIME_MANIFEST,
-    Manifest,
-    ManifestError,
-    read_manifest,
-)
+from device.manifest import BUNDLE_MANIFEST, RUNTIME_MANIFEST, Manifest
 from toolchain import artifacts, runtime, signing, talk, target
 from toolchain.artifacts import Bundle, Deployment, Report
 from toolchain.bench import ANSWER_TOKENS, PROMPT_TOKENS, bench
 from toolchain.board import open_board
 from toolchain.board.device import Device
+from toolchain.cargo import manifest_of
 from toolchain.choosing import Choose, Quality, Rival, choose
 from toolchain.errors import (
     ArtifactError,
@@ -187,7 +182,7 @@ def _try_all(
         try:
             tried.append((bundle, _try(product, bundle, device, report, terms)))
         except (FitError, HealthError) as error:
-            name = _manifest(bundle).model
+            name = manifest_of(bundle.path).model
             refused.append((name, error))
             report.note(f"{name} is left out: {error.message}")
     if not tried:
@@ -212,7 +207,7 @@ def _try(
     report.note(f"bench: {device.address}")
     longest = product.package.context - 1
     measured = bench(device, pp=min(PROMPT_TOKENS, longest), tg=min(ANSWER_TOKENS, longest))
-    manifest = _manifest(bundle)
+    manifest = manifest_of(bundle.path)
     return Delivery(
         deployment=deployment,
         question=product.question,
@@ -285,7 +280,7 @@ def leave_as(folder: Path, asked: Leave, out: Path, report: Reporter) -> "Leavin
 
     updates.form_of(asked.form)
     bundle = open_bundle(folder)
-    board = target.find(_manifest(bundle).target)
+    board = target.find(manifest_of(bundle.path).target)
     engine = runtime.for_target(_engine(bundle), board.profile, report)
     _sign([bundle.path / BUNDLE_MANIFEST, engine / RUNTIME_MANIFEST], asked.sign, report)
     parcel = updates.parcel_of(
@@ -386,11 +381,4 @@ def _sign(manifests: list[Path], asked: str, report: Reporter) -> signing.Signin
 
 
 def _engine(bundle: Bundle) -> str:
-    return _manifest(bundle).engine.name
-
-
-def _manifest(bundle: Bundle) -> Manifest:
-    try:
-        return read_manifest(bundle.path)
-    except ManifestError as error:
-        raise ArtifactError(f"{bundle.path.name}: {error}", hint="package it again") from error
+    return manifest_of(bundle.path).engine.name

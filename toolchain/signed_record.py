@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from device.manifest import ManifestError, read_bounded
-from device.manifest.reading import parse_json
+from device.manifest.reading import each_key_once, parse_json
 from device.manifest.signature import MAX_SIGNATURE_BYTES, Signature, read_signature
 from toolchain import signing
 from toolchain.errors import ArtifactError, TrustError
@@ -83,12 +83,15 @@ def read(
 
 def _parts(form: Form, path: Path) -> tuple[dict[str, Any], str]:
     content = read_bounded(path, form.max_bytes)
+    if content is None and not path.exists():
+        raise ArtifactError(f"{path}: no such file")
     if content is None or len(content) > form.max_bytes:
         raise ArtifactError(
             f"{path}: cannot be read, or is larger than {form.max_bytes >> 20} MiB", hint=form.hint
         )
     try:
-        value = parse_json(content, pairs=each_once)
+        # Only the last one is signed: whoever reads the file sees the first.
+        value = parse_json(content, pairs=each_key_once)
     except ValueError as error:
         problem = f"{path.name}: not JSON: {str(error)[:100]}"
         raise ArtifactError(problem, hint=form.hint) from error
@@ -100,15 +103,6 @@ def _parts(form: Form, path: Path) -> tuple[dict[str, Any], str]:
     if len(signature) > MAX_SIGNATURE_BYTES:
         raise TrustError(f"{path.name}: its signature is too large", hint=form.hint)
     return record, signature
-
-
-def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raise ValueError for a key that stands twice."""
-    # Only the last one is signed: whoever reads the file sees the first.
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
 
 
 def _checked(form: Form, path: Path, plain: dict[str, Any], shape: type[Record]) -> Record:

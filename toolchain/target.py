@@ -238,6 +238,12 @@ def recognise(model_string: str, machine: str, memory_mb: int) -> Target | None:
     return next(iter(large_enough or by_size[::-1]), None)
 
 
+def id_of(model_string: str, machine: str, memory_mb: int | None) -> str:
+    """Return the id of the target that a board is, by the same facts; empty if it is none."""
+    board = recognise(model_string, machine, memory_mb or 0)
+    return board.id if board else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """Memory that a model takes while it answers, with this much context."""

@@ -59,7 +59,7 @@ from device.manifest.files import verify_files as verify_files
 from device.manifest.guard import GUARD as GUARD
 from device.manifest.guard import QUESTIONS, REFUSE
 from device.manifest.opening import MAX_OPENING_BYTES, opening_of
-from device.manifest.reading import parse_json
+from device.manifest.reading import RepeatedKeyError, each_key_once, first_repeated, parse_json
 from device.manifest.reading import read_bounded as read_bounded
 
 SCHEMA = 1
@@ -276,9 +276,11 @@ def _read(path: Path, kind: type) -> dict[str, Any]:
         )
 
     try:
-        fields = parse_json(content, pairs=_each_key_once)
-    except ManifestError:
-        raise
+        fields = parse_json(content, pairs=each_key_once)
+    except RepeatedKeyError as error:
+        raise ManifestError(
+            "duplicate_key", f"the key {error.key[:40]!r} is there twice"
+        ) from error
     except ValueError as error:
         raise ManifestError("bad_manifest", f"{path.name} is not valid JSON") from error
 
@@ -295,31 +297,6 @@ def _read(path: Path, kind: type) -> dict[str, Any]:
     return fields
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raise ManifestError if a key occurs twice.
-
-    Readers would differ on which of the two values counts.
-    """
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ManifestError(
-            "duplicate_key", f"the key {_twice([key for key, _ in pairs])[:40]!r} is there twice"
-        )
-
-    return fields
-
-
-def _twice(names: list[str]) -> str:
-    """Return the first name that occurs a second time; empty if none does."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-
-    return ""
-
-
 def _check_names(paths: list[str], manifest_name: str) -> None:
     """Raise ManifestError unless every path can be a file of its own.
 
@@ -327,7 +304,7 @@ def _check_names(paths: list[str], manifest_name: str) -> None:
     """
     taken = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
     taken |= {manifest_name, manifest_name + ".sig"}
-    if twice := _twice(paths):
+    if twice := first_repeated(paths):
         raise ManifestError("duplicate_file", f"{manifest_name} names `{twice}` twice")
 
     for path in paths:

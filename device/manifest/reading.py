@@ -20,6 +20,35 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
+class RepeatedKeyError(ValueError):
+    """A key that occurs twice in one object of JSON."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__("a key stands twice")
+        self.key = key
+
+
+def each_key_once(pairs: "list[tuple[str, Any]]") -> "dict[str, Any]":
+    """Return an object; raise RepeatedKeyError for a key that occurs twice.
+
+    Readers would differ on which of the two values counts.
+    """
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise RepeatedKeyError(first_repeated([key for key, _ in pairs]))
+    return fields
+
+
+def first_repeated(names: "list[str]") -> str:
+    """Return the first name that occurs a second time; empty if none does."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return ""
+
+
 def open_regular(path: Path, flags: int = _READ) -> int:
     """Open a regular file and return its descriptor.
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from device.errors import DeviceError
+from device.manifest.reading import RepeatedKeyError, each_key_once
 
 MAX_DEPTH = 64
 """Maximum depth of objects and lists."""
@@ -31,11 +32,14 @@ def read_object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(
             body.decode("utf-8-sig"),
-            object_pairs_hook=_without_repeats,
+            object_pairs_hook=each_key_once,
             parse_constant=_no_number,
             parse_float=_finite,
             parse_int=_small,
         )
+    except RepeatedKeyError as error:
+        shown = error.key[:_SHOWN_CHARS].encode("utf-8", "replace").decode()
+        raise _invalid(f"`{shown}`: stands twice in one object") from error
     except (ValueError, RecursionError) as error:
         raise _invalid("the body is not valid JSON") from error
 
@@ -82,21 +86,6 @@ def _place(path: list[Any]) -> str:
     """Return a place as error messages name it: `messages[0].content`."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return "".join(steps).lstrip(".")[:_SHOWN_CHARS]
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raise DeviceError if a name occurs twice.
-
-    Readers would differ on which of the two values counts.
-    """
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
-            shown = name[:_SHOWN_CHARS].encode("utf-8", "replace").decode()
-            raise _invalid(f"`{shown}`: stands twice in one object")
-        fields[name] = value
-
-    return fields
 
 
 def _no_number(text: str) -> Any:

@@ -14,6 +14,7 @@ from device.ask import ask
 from device.errors import DeviceError
 from device.model import Model
 from tests.fakes.engine import FakeEngine
+from tests.fakes.ports import free_port
 from tests.fakes.service import service, wait_until_loaded
 
 
@@ -95,8 +96,7 @@ def test_an_empty_question_is_refused_before_anything_is_sent(question: str) -> 
 
 
 def test_no_service_is_said_with_the_address() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     with pytest.raises(DeviceError) as caught:
         ask(["--port", str(port), "hot?"])
     assert (caught.value.code, caught.value.message) == (

@@ -22,6 +22,7 @@ from typing import Any
 from tests.fakes.board import FakeChannel, FakeConnection
 from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
+from tests.fakes.ports import keep_ports
 from toolchain.artifacts import Bundle, Deployment, recorded
 from toolchain.board.device import Device
 from toolchain.delivery import release_of
@@ -139,18 +140,6 @@ def _on_disk(store: Path) -> str:
         content = (release / file["path"]).read_bytes()
         assert sha256(content).hexdigest() == file["sha256"], f"{release}: {file['path']}"
     return str(manifest["version"])
-
-
-def keep_ports(count: int) -> list[socket.socket]:
-    """Return sockets with ports that nobody else is given while they are open.
-
-    They do not listen, and let a service that asks to reuse the address have it.
-    """
-    kept = [socket.socket() for _ in range(count)]
-    for each in kept:
-        each.bind(("127.0.0.1", 0))
-        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return kept
 
 
 class Host:

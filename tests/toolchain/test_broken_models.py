@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from device.manifest import file_entry, read_manifest, to_bytes
 from tests.conftest import Rounds
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.ports import free_port
 from tests.fakes.tiny_gguf import tiny_bundle
 from toolchain import runtime as runtimes
 from toolchain.artifacts import Bundle
@@ -134,9 +134,7 @@ class Pushed:
         (folder / "home").mkdir(parents=True)
         self._folder, self._runtime = folder, runtime
         self.device = Device(FakeConnection(folder / "home", address=address))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
+        self._port = free_port()
 
     def push(self, bundle: Path) -> None:
         record = make_bundle(self._folder / f"record-of-{bundle.name}").record

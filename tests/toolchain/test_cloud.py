@@ -128,6 +128,8 @@ def test_a_title_of_several_lines_stays_a_comment(recipe: Path, tmp_path: Path) 
         (["--package", "demitasse\nid"], "--package: 'demitasse\\nid' is neither a wheel nor"),
         (["--package", "--index-url=x"], "--package: '--index-url=x' is neither a wheel nor"),
         (["--package", "lost.whl"], "--package: lost.whl: no such file"),
+        (["--package", "."], "--package: '.' is neither a wheel nor"),
+        (["--bucket", "My_Work"], "--bucket: 'My_Work' is no name of a bucket"),
     ],
 )
 def test_words_that_would_break_the_files_are_refused(
@@ -137,6 +139,14 @@ def test_words_that_would_break_the_files_are_refused(
     assert isinstance(answer.exception, ConfigError)
     assert said in answer.exception.message
     assert not (tmp_path / "tiny" / "cloud").exists()
+
+
+@pytest.mark.parametrize("out", ["tiny.toml", "/proc/none"])
+def test_a_place_where_nothing_can_be_written_is_one_sentence(recipe: Path, out: str) -> None:
+    place = recipe.parent / out  # the second is whole
+    answer = CliRunner().invoke(app, ["cloud", str(recipe), "--out", str(place)])
+    assert isinstance(answer.exception, ConfigError)
+    assert "cannot be made: " in answer.exception.message
 
 
 def test_a_recipe_whose_name_breaks_a_line_is_refused(recipe: Path, tmp_path: Path) -> None:

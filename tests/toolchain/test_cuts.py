@@ -4,7 +4,6 @@ is left lying about.
 
 import os
 import platform
-import socket
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from tests.conftest import Rounds
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import make_bundle, make_runtime
 from tests.fakes.line import line
+from tests.fakes.ports import free_port
 from tests.fakes.updates import make_update
 from toolchain.artifacts import Bundle
 from toolchain.board import loopback, ssh
@@ -52,11 +52,8 @@ class Exchange:
         return board
 
     def push(self, board: FakeConnection, bundle: Bundle) -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
         return push(
-            bundle, self._runtime, Device(board), Silent(), port=port, allow_unsigned=True
+            bundle, self._runtime, Device(board), Silent(), port=free_port(), allow_unsigned=True
         ).bytes_sent
 
 
@@ -152,13 +149,11 @@ def _over_ssh(way: Route, runtime: Path, bundle: Bundle, **limits: int) -> tuple
     """Push through a line that breaks after so many bytes, and stop the service; return the bytes
     there and back.
     """
-    with socket.socket() as probe, line(way.port, **limits) as wire:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-        probe.close()
+    with line(way.port, **limits) as wire:
         connection = ssh.dial(replace(way, port=wire.port))
+        device, port = Device(connection), free_port()
         try:
-            push(bundle, runtime, Device(connection), Silent(), port=port, allow_unsigned=True)
+            push(bundle, runtime, device, Silent(), port=port, allow_unsigned=True)
             carried = wire.carried[0], wire.carried[1]
             Device(connection).call("stop")
             return carried

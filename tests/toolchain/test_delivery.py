@@ -1,8 +1,13 @@
 """Names and origins that are allowed at push: checked here, carried to the board's service."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 
-from toolchain.delivery import host_name_of, origin_of
+from tests.fakes.bundles import finished, make_bundle
+from toolchain.delivery import host_name_of, origin_of, release_of
 from toolchain.errors import ConfigError
 
 
@@ -38,3 +43,14 @@ def test_what_is_no_origin_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         origin_of(text)
     assert caught.value.message == f"--cors-origin: `{text}`: not an origin"
+
+
+def test_a_release_is_named_by_the_bytes_of_its_manifest_however_it_is_laid_out(
+    tmp_path: Path,
+) -> None:
+    bundle = finished(make_bundle(tmp_path / "bundle"))
+    file = bundle.path / "manifest.json"
+    compact = json.dumps(json.loads(file.read_bytes()), separators=(",", ":")).encode() + b"\n\n"
+    before = release_of(bundle)
+    file.write_bytes(compact)
+    assert release_of(bundle) == hashlib.sha256(compact).hexdigest() != before

@@ -1,7 +1,6 @@
 """Several formats on one board: those that it cannot run are left out, each with its reason."""
 
 import platform
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
+from tests.fakes.ports import free_port
 from toolchain import delivery, runtime
 from toolchain.artifacts import Report
 from toolchain.board.device import Device
@@ -25,9 +25,7 @@ PRODUCT = SimpleNamespace(id="two", question="", package=PackageSpec(), choose="
 
 @pytest.fixture
 def terms() -> Terms:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return Terms(port=probe.getsockname()[1], allow_unsigned=True)
+    return Terms(port=free_port(), allow_unsigned=True)
 
 
 @pytest.fixture

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from device.manifest.signature import NAMESPACES
 from tests.fakes import signers
 from tests.fakes.bundles import finished, make_bundle, make_runtime
 from tests.fakes.datasets import Recorder
 from tests.fakes.leaving import Publisher
+from toolchain.cargo import release_cargo
 from toolchain.cli import app
 from toolchain.delivery import Leave, leave_as
 from toolchain.errors import ArtifactError, ConfigError, FitError
 from toolchain.runtime import for_target
 from toolchain.updates import form_of, leave, parcel_of
-from toolchain.updates.cargo import release_cargo
 from toolchain.updates.tar import Member, tar_chunks
 
 REFEREE = os.environ.get("DEMITASSE_MENDER_ARTIFACT", "")
@@ -128,13 +129,12 @@ def test_a_bundle_that_was_changed_after_it_was_signed_does_not_leave(
 def test_a_file_of_another_size_is_found_before_a_byte_is_written(
     publisher: Publisher, bundle: Path
 ) -> None:
+    size = (bundle / "model.bin").stat().st_size
     (bundle / "model.bin").write_bytes(b"")
     (bundle / "manifest.json.sig").write_bytes(b"")
     with pytest.raises(ArtifactError) as caught:
         release_cargo(bundle)
-    assert str(caught.value) == (
-        "package: `model.bin` is missing or has another size than its manifest says"
-    )
+    assert str(caught.value) == (f"package: `model.bin` has 0 bytes, the manifest says {size:,}")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_runtime_without_the_engine_does_not_fit(publisher: Publisher, tmp_pat
     about["engines"] = {"litert": "1"}
     (runtime / "runtime.json").write_text(json.dumps(about))
     for manifest in (bundle.path / "manifest.json", runtime / "runtime.json"):
-        signature = signers.sign(manifest.read_bytes(), publisher.key, "any")
+        signature = signers.sign(manifest.read_bytes(), publisher.key, NAMESPACES[manifest.name])
         manifest.with_name(manifest.name + ".sig").write_bytes(signature)
     with pytest.raises(FitError) as caught:
         parcel_of(bundle.path, runtime, (), carries_runtime=False)
@@ -239,3 +239,22 @@ def test_menders_own_tool_reads_and_signs_the_artifact(
     )
     tool("sign", artifact, "-k", private)
     tool("validate", artifact, "-k", public)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([".", "--as", "mender"], ".: a folder that is neither a bundle nor a model"),
+        (["help-desk/package"], "help-desk/package: is a bundle already"),
+        (["help-desk/package", "--as", "mender", "--out", "x"], "--out: an update stands beside"),
+        (["help-desk/package", "--as", "hawkbit", "--target", "x86-64"], "--target: a bundle is"),
+        (["lost.toml", "--as", "deb"], "--as: unknown form `deb`"),
+    ],
+)
+def test_what_does_not_fit_a_bundle_is_one_sentence_and_never_passed_over(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(bundle.parents[1])
+    code, _, sentence = run("package", *words)
+    assert code == 2
+    assert sentence.startswith(said)

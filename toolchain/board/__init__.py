@@ -31,11 +31,9 @@ def open_board(address: str, *, accept_new: bool = False) -> Iterator[Connection
 
 def check_address(address: str) -> None:
     """Raise ConfigError for a text that is no board's address; nothing is reached for that."""
-    from toolchain.board import route
+    from toolchain.board import route, virtual_name
 
     if kind_of(address) is REAL:
         route.parse(address)
     elif kind_of(address) is VIRTUAL:
-        from toolchain.board import virtual
-
-        virtual.find(address)
+        virtual_name.parse(address)

@@ -119,6 +119,8 @@ class Device:
         self._connection = connection
         self._agent = ""
         self._seen: tuple[Answer, Answer] | None = None
+        self._verified = ""
+        """Id of the runtime whose every byte the board has read and found signed."""
 
     @property
     def connection(self) -> Connection:
@@ -151,6 +153,14 @@ class Device:
         if not printed:
             raise self._ended(verb, done)
         return parse(self.address, verb, printed[-1])
+
+    def verify(self, runtime: str, *words: str, timeout_s: float = _VERIFY_S) -> None:
+        """Have the board check signatures and every byte of what is current; raise its error.
+
+        `runtime` is the id of its runtime: a verb that runs there does not have it read again.
+        """
+        self.call("verify", *words, timeout_s=timeout_s)
+        self._verified = runtime
 
     def _ended(self, verb: str, done: Finished) -> BoardError:
         if done.code == _ILLEGAL_INSTRUCTION:
@@ -232,7 +242,8 @@ class Device:
             return [*python, "ask", "--port", str(current["port"]), *arguments]
 
         # A start checks what it runs; so does a verb that runs without a start.
-        self.call("verify", "--runtime-only", timeout_s=_VERIFY_S)
+        if self._verified != current["runtime"]:
+            self.verify(current["runtime"], "--runtime-only")
         root = status["root"]
         runtime_folder = f"{root}/runtimes/{current['runtime']}"
         bundle = f"{root}/releases/{current['release']}"

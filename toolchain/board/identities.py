@@ -58,6 +58,9 @@ class Public:
         return self.kind.startswith("sk-")
 
 
+_NO_AGENT = "no agent is asked: start one, or leave out `IdentityAgent none` in ~/.ssh/config"
+
+
 class Keys:
     """Keys to try on a board, and the reasons why others cannot be tried."""
 
@@ -112,7 +115,7 @@ class Keys:
 
     def _loaded(self, path: Path, public: Public | None) -> Iterator[tuple[str, paramiko.PKey]]:
         """Yield a private key of a file, shown as `public`: the key itself or a certificate."""
-        problem = _unusable(path)
+        problem = _unusable(path, has_agent=bool(self._way.agent))
         if not problem:
             try:
                 key = _private_key(_read(path))
@@ -203,7 +206,7 @@ def _in_private(path: Path) -> Public | None:
         return None
 
 
-def _unusable(path: Path) -> str:
+def _unusable(path: Path, *, has_agent: bool) -> str:
     """Return why OpenSSH would not sign with a private key file unasked; "" if it would."""
     content = _read(path)
     if not content:
@@ -219,10 +222,12 @@ def _unusable(path: Path) -> str:
     public = _in_private(path)
     inside = _unarmoured(content)
     locked = inside and not inside[len(_OPENSSH_MAGIC) :].startswith(b"\0\0\0\4none")
+    # A key in an agent that this board's line of ~/.ssh/config does not ask would help nobody.
+    way_out = f"ssh-add '{path}', then again" if has_agent else _NO_AGENT
     if locked or b"ENCRYPTED" in content[:400]:
-        return f"the private key is locked with a passphrase (ssh-add '{path}', then again)"
+        return f"the private key is locked with a passphrase ({way_out})"
     if public and public.is_hardware:
-        return f"a hardware key signs through the agent (ssh-add '{path}', then again)"
+        return f"a hardware key signs through the agent ({way_out})"
     return ""
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import platformdirs
 
 from toolchain import target
-from toolchain.board import boot, image, machine, qmp, rootfs, ssh
+from toolchain.board import boot, image, machine, qmp, rootfs, ssh, virtual_name
 from toolchain.board.image import Image
 from toolchain.board.kind import VIRTUAL_PREFIX as PREFIX
-from toolchain.errors import BoardError, ConfigError
+from toolchain.errors import BoardError
 from toolchain.progress import Reporter, Silent
 from toolchain.tools import openssh, qemu
 
@@ -122,17 +122,7 @@ def find(name: str) -> VirtualBoard:
 
     Raises ConfigError for an unknown target or Debian release.
     """
-    target_id, _, release = name.removeprefix(PREFIX).partition(":")
-    target_id = target.find(target_id).id
-    debian = int(release) if release.isdigit() else rootfs.DEFAULT_DEBIAN if not release else 0
-    if debian not in rootfs.SUITES:
-        offered = " or ".join(map(str, rootfs.SUITES))
-        raise ConfigError(
-            f"{name}: `{release}` is not a Debian release",
-            hint=f"a board may have Debian {offered}: {PREFIX}{target_id}:13",
-        )
-
-    return _seen(target_id, debian)
+    return _seen(*virtual_name.parse(name))
 
 
 def ssh_command(name: str, command: Sequence[str] = ()) -> list[str]:

@@ -25,6 +25,7 @@ from toolchain.cli.updates import (
     leave_bundle,
     leave_of,
     leave_recipe,
+    refuse_folder,
 )
 from toolchain.cli.words import (
     OUT,
@@ -235,9 +236,13 @@ def package(
     leaves = leave_of(form, device_type, with_runtime=with_runtime, sign=sign)
     if leaves and is_bundle(recipe_file):
         refuse_given({"dry-run": dry_run}, "a bundle has no stages to plan", "leave it out")
+        refuse_given({"target": target_id}, "a bundle is made for one already", "leave it out")
+        if out != OUT:
+            raise ConfigError("--out: an update stands beside its bundle", hint="leave it out")
         leave_bundle(recipe_file, leaves, as_json=as_json)
         return
     if not is_finished(str(recipe_file)):
+        refuse_folder(recipe_file)
         refuse_for_recipe(template=template, reference=reference, data=data, context=context)
         named = (target_id, names)
         if leaves and not dry_run:

@@ -8,6 +8,7 @@ import typer
 
 from toolchain import console, show, signing
 from toolchain.bench import ANSWER_TOKENS, MOST_S, PROMPT_TOKENS
+from toolchain.board import check_address
 from toolchain.cli.words import AsJson, Sign, app, device_at, refuse_place
 from toolchain.errors import ConfigError
 from toolchain.progress import Reporter
@@ -44,6 +45,7 @@ def prove(
     if check:
         show.proof(read(check), as_json=as_json)
         return
+    check_address(board)
     key = signing.find_key(sign)
     refuse_place({"out": out})
     with console.terminal() as report:

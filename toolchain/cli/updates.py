@@ -43,6 +43,9 @@ def leave_of(
         given = {"device-type": device_types, "with-runtime": with_runtime, "sign": sign}
         refuse_given(given, "is for an update", "it goes with --as FORM")
         return None
+    from toolchain.updates import form_of
+
+    form_of(form)
     types = tuple(dict.fromkeys(map(device_type_of, device_types)))
     return Leave(form=form, device_types=types, with_runtime=with_runtime, sign=sign)
 
@@ -51,6 +54,20 @@ def is_bundle(folder: Path) -> bool:
     """Say whether a folder is a finished bundle."""
     record = artifacts.recorded(folder) if folder.is_dir() else None
     return record is not None and record.stage == "package"
+
+
+def refuse_folder(folder: Path) -> None:
+    """Raise ConfigError for a folder where a recipe, a model or a bundle is asked for."""
+    if is_bundle(folder):
+        raise ConfigError(
+            f"{folder}: is a bundle already",
+            hint="`demitasse push` brings it to a board, --as FORM makes an update of it",
+        )
+    if folder.is_dir():
+        raise ConfigError(
+            f"{folder}: a folder that is neither a bundle nor a model",
+            hint="name a recipe, or the folder of a bundle: build/RECIPE/package",
+        )
 
 
 def leave_bundle(bundle: Path, asked: Leave, *, as_json: bool) -> None:

@@ -3,10 +3,11 @@
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from toolchain.board import check_address
 from toolchain.config import Frozen, closest, load
@@ -16,6 +17,7 @@ from toolchain.tools import ansible
 
 ANSIBLE, SSH = "ansible:", "ssh:"
 """Beginnings of `--fleet` that name something else than a TOML file."""
+_OF_ANSIBLE = {".ini", ".yml", ".yaml", ".cfg"}
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]+)?)%")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -50,8 +52,21 @@ def _duration(text: str) -> str:
     return text
 
 
+def _no_number(value: object) -> object:
+    """Return a value; raise ValueError for a number, which has no unit."""
+    if isinstance(value, int | float):
+        raise ValueError(f"`{value}` is no duration such as `90s`, `10m` or `2h`")
+    return value
+
+
+def _some_time(text: str) -> str:
+    if not seconds(text):
+        raise ValueError("no answer begins within no time: leave it out for any time")
+    return text
+
+
 Wave = Annotated[int | str, AfterValidator(_wave)]
-Duration = Annotated[str, AfterValidator(_duration)]
+Duration = Annotated[str, BeforeValidator(_no_number), AfterValidator(_duration)]
 
 
 class BoardSpec(Frozen):
@@ -76,8 +91,23 @@ class RolloutSpec(Frozen):
     """Time that the boards of a wave must stay healthy before the next wave begins."""
     stop_after: Positive = 1
     """Failed boards of one wave after which no other board is touched."""
-    max_first_token: Duration | None = None
+    max_first_token: Annotated[Duration, AfterValidator(_some_time)] | None = None
     """Time to the first token within which nine of ten answers must begin during the soak."""
+
+    @field_validator("waves")
+    @classmethod
+    def _grow(cls, waves: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        """Refuse a wave behind a larger one: it would be none, and all boards would be at once."""
+        for before, wave in pairwise(waves):
+            if isinstance(before, str) and isinstance(wave, str):
+                shrinks = float(wave.rstrip("%")) < float(before.rstrip("%"))
+            elif isinstance(before, int) and isinstance(wave, int):
+                shrinks = wave < before
+            else:
+                shrinks = before == "100%"
+            if shrinks:
+                raise ValueError(f"`{wave}` behind `{before}`: each wave is as large as all so far")
+        return waves
 
 
 class Inventory(Frozen):
@@ -125,11 +155,14 @@ def open_fleet(text: str, only: str = "") -> Fleet:
         inventory = _inventory(text, _of_names(text.removeprefix(SSH)))
         journal = Path("ssh.journal.jsonl")
     elif text.startswith(ANSIBLE):
+        if not text.removeprefix(ANSIBLE):
+            raise ConfigError("--fleet: `ansible:` names no inventory")
         source = Path(text.removeprefix(ANSIBLE))
         found = ansible.hosts(source)
         boards = tuple(BoardSpec(address=host.address, tags=host.groups) for host in found)
         inventory, journal = _inventory(text, boards), _beside(source)
     else:
+        _refuse_other_kind(Path(text))
         inventory, journal = load(Path(text), Inventory), _beside(Path(text))
 
     boards = inventory.boards
@@ -145,6 +178,19 @@ def open_fleet(text: str, only: str = "") -> Fleet:
         # Here, and not in the wave of the board: then others have the release already.
         check_address(board.address)
     return Fleet(name=text, boards=boards, rollout=inventory.rollout, journal=journal)
+
+
+def _refuse_other_kind(file: Path) -> None:
+    """Raise ConfigError for what is no TOML file by its name, with what may have been meant."""
+    if file.suffix.lower() in _OF_ANSIBLE and file.is_file():
+        raise ConfigError(
+            f"{file}: not a TOML file", hint=f"an Ansible inventory: --fleet {ANSIBLE}{file}"
+        )
+    if "@" in str(file) and not file.exists():
+        raise ConfigError(
+            f"{file}: no such file",
+            hint="boards by their names of ~/.ssh/config: --fleet ssh:NAME,NAME",
+        )
 
 
 def _beside(source: Path) -> Path:

@@ -15,7 +15,16 @@ from toolchain.ingest.entries import ROLES, Document, Entry, Messages, Place, Ro
 from toolchain.ingest.figures import figures_of
 from toolchain.ingest.files import expanded
 from toolchain.ingest.found import FINDINGS, Found
-from toolchain.ingest.looking import held, look, progress, tools_files
+from toolchain.ingest.looking import (
+    State,
+    has_pictures,
+    held,
+    look,
+    progress,
+    sources_of,
+    states_of,
+    tools_files,
+)
 from toolchain.ingest.parts import Parts
 from toolchain.ingest.read import Read
 from toolchain.ingest.redact.kept import keep_replaced
@@ -66,10 +75,10 @@ def ingest(
         existing(tools_files(spec), folder, "tools"),
     )
     sources = files | documents | tools
-    states = _states(sources)
+    states = states_of(sources_of(spec, folder), folder)
     inputs = {name: digest(path) for name, path in sources.items()}
     if spec.images:
-        if not (folder / spec.images).is_dir():
+        if not has_pictures(spec, folder):
             raise ArtifactError(f"data: images: there is no folder `{spec.images}`")
         inputs["images"] = digest(folder / spec.images)
     if spec.redact.mode == "replace" and made_key(folder)[1]:
@@ -86,22 +95,14 @@ def ingest(
             kept = keep_replaced(folder, found.values())
             report.note(f"{kept}: what was replaced, for the test of leaks: keep it secret")
         figures = _write(parts, spec, out, report)
-        _refuse_changed(states, _states(sources))
+        _refuse_changed(states, states_of(sources_of(spec, folder), folder))
         return figures
 
     record, fresh = keep(out, work, build, DatasetFigures)
     return Dataset(path=out, record=record, fresh=fresh)
 
 
-def _states(files: Mapping[str, Path]) -> dict[str, tuple[int, int, int]]:
-    """Return size, time of change and inode of each file that is there."""
-    seen = {name: path.stat() for name, path in files.items() if path.exists()}
-    return {name: (each.st_size, each.st_mtime_ns, each.st_ino) for name, each in seen.items()}
-
-
-def _refuse_changed(
-    before: Mapping[str, tuple[int, int, int]], after: Mapping[str, tuple[int, int, int]]
-) -> None:
+def _refuse_changed(before: Mapping[str, State | None], after: Mapping[str, State | None]) -> None:
     """Raise ArtifactError for a file that was changed while it was read.
 
     The record and the ledger would name a digest of text that nobody learned.

@@ -2,7 +2,7 @@
 
 import hmac
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +32,9 @@ from toolchain.opening import Opening, dialogue, read_opening
 from toolchain.recipe import DataSpec
 from toolchain.texts import existing
 
+State = tuple[int, int, int]
+"""Size, time of change and inode of a file."""
+
 
 def look(spec: DataSpec, folder: Path, *, seed: int, ways: Ways | None = None) -> Parts:
     """Read, clean, redact and split what `ingest` would, without writing anything.
@@ -56,18 +59,30 @@ class _Look:
     ways: Ways
 
 
+def states_of(names: Iterable[str], folder: Path) -> dict[str, State | None]:
+    """Return size, time of change and inode of each file, None for one that is not there."""
+    found: dict[str, State | None] = {}
+    for name in names:
+        try:
+            seen = (folder / name).stat()
+        except FileNotFoundError:
+            found[name] = None
+        else:
+            found[name] = (seen.st_size, seen.st_mtime_ns, seen.st_ino)
+    return found
+
+
+def sources_of(spec: DataSpec, folder: Path) -> tuple[str, ...]:
+    """Return the files that decide a data set, relative to the recipe; raise ToolchainError."""
+    names = (*expanded(spec.files, folder), *spec.documents, *tools_files(spec))
+    return (*names, *pictures_in(spec, folder))
+
+
 def _state(spec: DataSpec, folder: Path) -> tuple[object, ...]:
     try:
-        names = (*expanded(spec.files, folder), *spec.documents, *tools_files(spec), KEY_FILE)
-        states = [
-            (name, (folder / name).stat() if (folder / name).exists() else None)
-            for name in (*names, *pictures_in(spec, folder))
-        ]
+        return tuple(states_of((*sources_of(spec, folder), KEY_FILE), folder).items())
     except (OSError, ToolchainError):
         return ("unknown", os.urandom(8))  # looked at anew each time
-    return tuple(
-        (name, state and (state.st_size, state.st_mtime_ns, state.st_ino)) for name, state in states
-    )
 
 
 # A walk looks at the data for its checks, and the stage looks at the same data again.
@@ -90,7 +105,7 @@ def _looked(asked: _Look) -> Parts:
         room.open(_key(asked, names, key, room), [shard.name for shard in shards])
         left = [each for each in shards if not room.is_whole(each.number, each.name)]
         for shard in left:
-            if room.is_damaged(shard.number, shard.name):
+            if room.has_account(shard.number):
                 ways.report.note(
                     f"{shard.name}: what was kept of it (shard {shard.number + 1}) is damaged: "
                     "it is read again"
@@ -200,14 +215,19 @@ def _key(asked: _Look, names: tuple[str, ...], key: bytes, room: Room) -> str:
             # Only surrogates in the text follow from it. Where there are none it is one of this run
             # alone, and a killed run could not go on.
             hmac.digest(key, b"shards", "sha256").hex() if spec.redact.mode == "replace" else "",
-            digest(asked.folder / spec.images) if pictures_in(spec, asked.folder) else "",
+            digest(asked.folder / spec.images) if has_pictures(spec, asked.folder) else "",
         )
     )
 
 
+def has_pictures(spec: DataSpec, folder: Path) -> bool:
+    """Say whether the recipe names a folder of pictures that is there."""
+    return bool(spec.images) and (folder / spec.images).is_dir()
+
+
 def pictures_in(spec: DataSpec, folder: Path) -> tuple[str, ...]:
     """Return the files in the folder of pictures, relative to the recipe."""
-    if not spec.images or not (folder / spec.images).is_dir():
+    if not has_pictures(spec, folder):
         return ()
     return tuple(str(file.relative_to(folder)) for file in files_in(folder / spec.images))
 

@@ -190,7 +190,8 @@ def join_near_duplicates(merged: Merge) -> "npt.NDArray[np.uint32]":
 
 
 def _near(merged: Merge, texts: Texts, some: "npt.NDArray[np.bool_]") -> Iterable[tuple[int, int]]:
-    chunks = propose(merged.room, merged.store, texts, some)
+    limit = merged.spec.clean.near_duplicates
+    chunks = propose(merged.room, merged.store, texts, some, limit)
     merged.compare(texts, chunks)
     return near(merged.room, texts, chunks)
 

@@ -39,7 +39,7 @@ def check_board(device: Device, report: Reporter) -> Seen:
     if not status["release"]:
         raise BoardError(f"{device.address}: there is no release on this board", hint="push one")
     report.note(f"{device.address}: every byte, then the goldens")
-    device.call("verify", timeout_s=CHECK_S)
+    device.verify(status["release"]["runtime"], timeout_s=CHECK_S)
     checked = device.call("check", timeout_s=CHECK_S)
     return Seen(facts=facts, status=status, checked=checked)
 
@@ -56,7 +56,7 @@ def proof_of(seen: Seen, measured: Report, kind: Kind) -> Proof:
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             kind=_kind(kind),
             virtual_machine=bool(facts.get("virtual")),
-            target=_target(facts),
+            target=target.id_of(facts["model"], facts["machine"], facts["memory_total_mb"]),
             made_for=str(release["target"]),
             board=_identity(facts),
             release=release["release"],
@@ -90,11 +90,6 @@ def _kind(kind: Kind) -> Any:
     if kind.emulated:
         return "emulated board"
     return "this computer" if kind.simulated else "board"
-
-
-def _target(facts: Facts) -> str:
-    board = target.recognise(facts["model"], facts["machine"], facts["memory_total_mb"] or 0)
-    return board.id if board else ""
 
 
 def _identity(facts: Facts) -> Identity:

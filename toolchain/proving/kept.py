@@ -44,5 +44,4 @@ def counts_for(proof: Proof, board: Target) -> bool:
 def is_of_its_target(proof: Proof) -> bool:
     """Say whether the facts of a proof are those of the target that it names, or of none."""
     board = proof.board
-    known = target.recognise(board.model, board.machine, board.memory_total_mb or 0)
-    return proof.target == (known.id if known else "")
+    return proof.target == target.id_of(board.model, board.machine, board.memory_total_mb)

@@ -8,26 +8,18 @@ switches to it, and rolls back if it is not healthy.
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from device.manifest import (
-    BUNDLE_MANIFEST,
-    RUNTIME_MANIFEST,
-    File,
-    Manifest,
-    ManifestError,
-    RuntimeManifest,
-    read_manifest,
-    read_runtime,
-)
+from device.manifest import Manifest, ManifestError
 from device.manifest.endpoint import PORT
 from toolchain import signing
 from toolchain.agent import build_agent
 from toolchain.artifacts import Action, Bundle, Deployment
 from toolchain.board.device import Device
+from toolchain.cargo import Cargo, release_cargo, runtime_cargo
 from toolchain.errors import ArtifactError, ToolchainError
 from toolchain.progress import Reporter
 from toolchain.push import sent as kept
@@ -45,47 +37,28 @@ SQLITE = b"SQLite format 3\0"
 """First bytes of an index of documents (https://www.sqlite.org/fileformat.html)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cargo:
-    """A folder that travels: a runtime or a bundle."""
-
-    kind: Literal["runtime", "release"]
-    folder: Path
-    files: tuple[File, ...]
-    manifest: bytes
-    signature: bytes
-    """Bytes of the signature file; empty if the folder is not signed."""
-
-    @property
-    def id(self) -> str:
-        """Id of the folder on a board: the sha256 of its manifest."""
-        return sha256(self.manifest).hexdigest()
-
-    def missing(self, stored: Facts) -> list[Blob]:
-        """Return the blobs of it that the board lacks, each content once."""
-        blobs: Mapping[str, int | None] = stored["blobs"]
-        wanted = {file.sha256: file for file in self.files if blobs.get(file.sha256, 0) is not None}
-        return [
-            Blob(
-                path=self.folder / file.path,
-                sha256=digest,
-                size=file.size,
-                offset=min(blobs.get(digest) or 0, file.size),
-            )
-            for digest, file in wanted.items()
-        ]
-
-    def path_of(self, blob: Blob) -> str:
-        """Return the path of a blob within this folder."""
-        return blob.path.relative_to(self.folder).as_posix()
-
-    def is_there(self, stored: Facts) -> bool:
-        """Return whether the board has all of it: the bytes, and the same signature."""
-        signed = (
-            not self.signature
-            or stored["signatures"].get(self.id) == sha256(self.signature).hexdigest()
+def missing(cargo: Cargo, stored: Facts) -> list[Blob]:
+    """Return the blobs of a folder that the board lacks, each content once."""
+    blobs: Mapping[str, int | None] = stored["blobs"]
+    wanted = {file.sha256: file for file in cargo.files if blobs.get(file.sha256, 0) is not None}
+    return [
+        Blob(
+            path=cargo.folder / file.path,
+            sha256=digest,
+            size=file.size,
+            offset=min(blobs.get(digest) or 0, file.size),
         )
-        return signed and self.id in stored[f"{self.kind}s"] and not self.missing(stored)
+        for digest, file in wanted.items()
+    ]
+
+
+def _is_there(cargo: Cargo, stored: Facts) -> bool:
+    """Return whether the board has all of a folder: the bytes, and the same signature."""
+    signed = (
+        not cargo.signature
+        or stored["signatures"].get(cargo.id) == sha256(cargo.signature).hexdigest()
+    )
+    return signed and cargo.id in stored[f"{cargo.kind}s"] and not missing(cargo, stored)
 
 
 def push(
@@ -106,11 +79,13 @@ def push(
     who may call it by which name. `patches` are shared by the pushes of one bundle to many boards.
     """
     began = time.monotonic()
-    manifest, cargos = _load(bundle.path, runtime)
+    described, engine = runtime_cargo(runtime)
+    manifest, release = release_cargo(bundle.path)
+    cargos = (engine, release)
     facts, stored = device.look()
-    loads = {cargo.id: cargo.missing(stored) for cargo in cargos if not cargo.is_there(stored)}
+    loads = {cargo.id: missing(cargo, stored) for cargo in cargos if not _is_there(cargo, stored)}
     coming = sum(blob.size - blob.offset for blobs in loads.values() for blob in blobs)
-    refuse_unfit(device.address, manifest, _runtime_manifest(runtime), facts, coming)
+    refuse_unfit(device.address, manifest, described, facts, coming)
     note_other_target(device.address, manifest, facts, report)
     if not allow_unsigned and not dry_run:
         for cargo in cargos:
@@ -151,10 +126,9 @@ def refuse_at_first_look(bundle: Path, device: Device) -> None:
 
     Called before a runtime is made for the board.
     """
-    manifest = _manifest(bundle)
+    manifest, release = release_cargo(bundle)
     facts, stored = device.look()
-    model = _cargo("release", bundle, manifest.files, BUNDLE_MANIFEST)
-    coming = sum(blob.size - blob.offset for blob in model.missing(stored))
+    coming = sum(blob.size - blob.offset for blob in missing(release, stored))
     refuse_bundle(device.address, manifest, facts, coming)
 
 
@@ -171,16 +145,16 @@ def plan(
 
     for cargo in cargos:
         if cargo.id in loads:
-            missing = {blob.sha256: blob for blob in loads[cargo.id]}
-            absent = sum(file.sha256 in missing for file in cargo.files)
+            absent_blobs = {blob.sha256: blob for blob in loads[cargo.id]}
+            absent = sum(file.sha256 in absent_blobs for file in cargo.files)
             ways = {
-                f"{cargo.path_of(blob)} {way}": size
-                for blob in missing.values()
+                f"{blob.path.relative_to(cargo.folder).as_posix()} {way}": size
+                for blob in absent_blobs.values()
                 for way, size in _ways(blob).items()
             }
             what = f"{cargo.kind} {cargo.id[:12]}: {absent} of {len(cargo.files)} files"
             size = (
-                sum(blob.missing_bytes for blob in missing.values())
+                sum(blob.missing_bytes for blob in absent_blobs.values())
                 + len(cargo.manifest)
                 + len(cargo.signature)
             )
@@ -276,51 +250,6 @@ def _old_models(device: Device, stored: Facts) -> "list[Old]":
         )
 
     return []
-
-
-def _load(bundle: Path, runtime: Path) -> tuple[Manifest, tuple[Cargo, Cargo]]:
-    manifest, described = _manifest(bundle), _runtime_manifest(runtime)
-    return manifest, (
-        _cargo("runtime", runtime, described.files, RUNTIME_MANIFEST),
-        _cargo("release", bundle, manifest.files, BUNDLE_MANIFEST),
-    )
-
-
-def _manifest(bundle: Path) -> Manifest:
-    try:
-        return read_manifest(bundle)
-    except ManifestError as error:
-        raise ArtifactError(f"{bundle.name}: {error}", hint="package it again") from error
-
-
-def _runtime_manifest(runtime: Path) -> RuntimeManifest:
-    try:
-        return read_runtime(runtime)
-    except ManifestError as error:
-        raise ArtifactError(f"{runtime.name}: {error}") from error
-
-
-def _cargo(
-    kind: Literal["runtime", "release"], folder: Path, files: tuple[File, ...], manifest_name: str
-) -> Cargo:
-    for file in files:
-        path = folder / file.path
-        size = path.stat().st_size if path.is_file() else -1
-        if size != file.size:
-            seen = (
-                "is missing" if size < 0 else f"has {size:,} bytes, the manifest says {file.size:,}"
-            )
-            raise ArtifactError(f"{folder.name}: `{file.path}` {seen}", hint="package it again")
-
-    signature = folder / f"{manifest_name}.sig"
-    signed = signature.read_bytes() if signing.signature_of(folder / manifest_name) else b""
-    return Cargo(
-        kind=kind,
-        folder=folder,
-        files=files,
-        manifest=(folder / manifest_name).read_bytes(),
-        signature=signed,
-    )
 
 
 def _act(

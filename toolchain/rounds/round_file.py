@@ -16,12 +16,11 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from device.manifest import ManifestError, read_bounded
-from device.manifest.reading import parse_json
+from device.manifest.reading import each_key_once, parse_json
 from device.manifest.signature import fingerprint, read_key
 from toolchain.config import Frozen
 from toolchain.errors import ConfigError
 from toolchain.files import write_whole
-from toolchain.signed_record import each_once
 from toolchain.signing import SigningKey
 
 LEAST = 5
@@ -89,7 +88,7 @@ def read_round(path: Path) -> Round:
         raise ConfigError(f"{path}: cannot be read", hint=_FILE_HINT)
     try:
         # Whoever looks into the file sees the first of two owners of one name, JSON the last.
-        plain = parse_json(content, pairs=each_once)
+        plain = parse_json(content, pairs=each_key_once)
         found = Round.model_validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from device.manifest.update import Update
 from toolchain.artifacts import STARTED, Work, keep, recorded
+from toolchain.cargo import release_cargo, runtime_cargo
 from toolchain.config import Frozen, closest
 from toolchain.errors import ConfigError, FitError
 from toolchain.files import write_whole
 from toolchain.updates import hawkbit, mender
-from toolchain.updates.cargo import release_cargo, runtime_cargo
 from toolchain.updates.form import Form, Leaving, Parcel, UpdateFigures
 from toolchain.updates.program import installer
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from device.manifest.update import (
@@ -12,8 +13,9 @@ from device.manifest.update import (
     update_bytes,
 )
 from toolchain.artifacts import Artifact
+from toolchain.cargo import Cargo
 from toolchain.figures import StageFigures
-from toolchain.updates.cargo import CargoFile
+from toolchain.updates.cargo import chunks, size_bytes
 from toolchain.updates.tar import Member
 
 
@@ -22,8 +24,8 @@ class Parcel:
     """A release that leaves as an update."""
 
     update: Update
-    release: CargoFile
-    runtime: CargoFile | None
+    release: Cargo
+    runtime: Cargo | None
     """None: boards must hold it already."""
     device_types: tuple[str, ...]
     """Kinds of device that the update server may send it to."""
@@ -40,7 +42,7 @@ class Parcel:
         return [
             Member.of(UPDATE, update_bytes(self.update)),
             *(
-                Member(name=name, size=cargo.size_bytes, chunks=cargo.chunks)
+                Member(name=name, size=size_bytes(cargo), chunks=partial(chunks, cargo))
                 for name, cargo in cargos.items()
                 if cargo
             ),

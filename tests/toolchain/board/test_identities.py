@@ -192,6 +192,23 @@ def _spoil(key: Path) -> None:
     key.with_name(key.name + ".pub").unlink()
 
 
+@pytest.mark.parametrize(
+    ("agent", "remedy"),
+    [("{key}.socket", "ssh-add '{key}', then again"), ("none", "no agent is asked: start one, or")],
+)
+def test_a_locked_key_is_to_be_added_to_an_agent_that_is_asked(
+    host: Host, agent: str, remedy: str
+) -> None:
+    key = host.key("mine", passphrase="secret")
+    host.authorize(signers.public(key))
+    asked = f"IdentityAgent {agent.format(key=key)}"
+    host.configure(f"IdentityFile {key}", "IdentitiesOnly yes", asked)
+    with pytest.raises(BoardError) as caught:
+        gets_in()
+    locked = f"the private key is locked with a passphrase ({remedy.format(key=key)}"
+    assert locked in caught.value.message
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("spoil", "passphrase", "problem"),
@@ -199,7 +216,7 @@ def _spoil(key: Path) -> None:
         (
             lambda key: None,
             "secret",
-            "the private key is locked with a passphrase (ssh-add '{key}'",
+            "the private key is locked with a passphrase (no agent is asked: start one",
         ),
         (_loosen, "", "others may read this private key, and OpenSSH does not take such a one"),
         (_spoil, "", "not a private key that can be read: "),

@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.fakes.engine import FakeEngine
 from tests.fakes.openai import Handler, answer, begin, event, openai, piece, stream
+from tests.fakes.ports import free_port
 from tests.fakes.service import service, wait_until_loaded
 from toolchain.endpoint.address import parse
 from toolchain.endpoint.client import Endpoint
@@ -477,12 +478,8 @@ def test_what_answers_there_may_be_no_web_server() -> None:
 
 
 def test_nothing_answers_on_a_closed_port() -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as port:
-        number = port.getsockname()[1]
     with pytest.raises(BoardError, match="nothing answers there"):
-        Endpoint(f"http://127.0.0.1:{number}").models()
+        Endpoint(f"http://127.0.0.1:{free_port()}").models()
 
 
 def test_plain_http_is_not_taken_for_tls() -> None:

@@ -107,11 +107,41 @@ def test_waves_say_how_many_boards_have_it_afterwards(
         ('[[boards]]\naddress = "-oProxyCommand=id"', "not an address of a board"),
         ('[[boards]]\naddress = "http://a"', "an endpoint, not a board"),
         ('[[boards]]\naddress = "a"\n[rollout]\nparallel = 0', "greater than or equal to 1"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nsoak = 60', "`60` is no duration such as `90s`"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nwaves = ["100%", 1]', "`1` behind `100%`: each"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nwaves = ["50%", "10%"]', "`10%` behind `50%`"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nwaves = [5, 2]', "`2` behind `5`"),
+        ('[[boards]]\naddress = "a"\n[rollout]\nmax_first_token = "0s"', "within no time"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         open_fleet(write(tmp_path, text))
+
+
+def test_what_is_no_toml_file_says_how_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hosts.ini").write_text("[tills]\nt1 ansible_host=10.0.0.4\n", encoding="utf-8")
+    for text, hint in (
+        ("hosts.ini", "an Ansible inventory: --fleet ansible:hosts.ini"),
+        ("pi@till-1", "boards by their names of ~/.ssh/config: --fleet ssh:NAME,NAME"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            open_fleet(text)
+        assert caught.value.hint == hint
+    with pytest.raises(ConfigError, match="`ansible:` names no inventory"):
+        open_fleet("ansible:")
+
+
+def test_a_list_of_names_says_that_each_is_a_table(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_fleet(write(tmp_path, 'boards = ["pi@a"]'))
+    assert caught.value.hint == "each is a table with keys of its own, below a line [[boards]]"
+    with pytest.raises(ConfigError) as caught:
+        open_fleet(write(tmp_path, '[[boards]]\naddress = "a"\ntags = [1]'))
+    assert caught.value.hint == 'put it in quotes: "1"'
 
 
 def test_one_wrong_entry_is_one_sentence_and_no_list_that_is_too_short(tmp_path: Path) -> None:

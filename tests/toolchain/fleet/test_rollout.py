@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Rounds
-from tests.fakes.fleet import Host, Shop, keep_ports
+from tests.fakes.fleet import Host, Shop
 from tests.fakes.forking import forking
+from tests.fakes.ports import keep_ports
 from toolchain.agent import build_agent
 from toolchain.artifacts import Deployment
 from toolchain.board.device import Device

@@ -10,6 +10,7 @@ from device.manifest.pictures import MAX_BYTES, PICTURE, to_url
 from device.pictures import pictures_of, with_pictures
 from tests.fakes.eyes import picture
 from toolchain import ingest
+from toolchain import ingest as ingest_module
 from toolchain.artifacts import Dataset
 from toolchain.errors import ArtifactError
 from toolchain.ingest.split import question_key, question_of
@@ -113,6 +114,23 @@ def test_a_picture_that_training_cannot_read_as_a_board_does_is_told(tmp_path: P
     Image.new("I;16", (8, 8), 40_000).save(grey / "leds" / "0.png")
     with pytest.raises(ArtifactError, match=r"^leds\.jsonl:1: `image`: .* is grey of 16 bits"):
         read(grey, tmp_path / "out")
+
+
+@pytest.mark.parametrize("moment", ["look", "_write"])
+def test_a_picture_that_is_changed_while_it_is_read_makes_no_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    data = folder(tmp_path / "data", rows())
+    real = getattr(ingest_module, moment)
+
+    def changed(*words: Any, **more: Any) -> Any:
+        (data / "leds" / "0.png").write_bytes(picture(1))
+        return real(*words, **more)
+
+    monkeypatch.setattr(ingest_module, moment, changed)
+    with pytest.raises(ArtifactError) as caught:
+        read(data, tmp_path / "out")
+    assert caught.value.message == "leds/0.png: was changed while it was read"
 
 
 def test_a_name_without_a_folder_says_which_key_to_set(tmp_path: Path) -> None:

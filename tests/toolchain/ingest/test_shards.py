@@ -25,6 +25,7 @@ from toolchain.errors import ArtifactError
 from toolchain.ingest import Ways, look
 from toolchain.ingest.files import source
 from toolchain.ingest.shards.plan import shards_of
+from toolchain.ingest.shards.room import temporary_room
 from toolchain.progress import Silent
 from toolchain.recipe import DataSpec, IngestSpec
 
@@ -150,6 +151,34 @@ def test_a_dry_run_keeps_nothing(folder: Path, tmp_path: Path) -> None:
     del parts
     look(DataSpec(), folder, seed=0)
     assert not room.exists()
+
+
+def test_what_a_killed_dry_run_left_is_cleared_by_the_next_and_a_living_one_is_let_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    program = (
+        "import os, sys\nimport tempfile\n"
+        "from toolchain.ingest.shards.room import temporary_room\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "print(temporary_room().folder.parent, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as other:
+        assert other.stdout
+        left = Path(other.stdout.readline().strip())
+        os.utime(left, (1, 1))
+        first = temporary_room().folder.parent
+        assert left.is_dir() and first.is_dir()
+        other.kill()
+    os.utime(left, (1, 1))
+    foreign = tmp_path / "demitasse-look-link"
+    foreign.symlink_to(tmp_path.parent)
+    os.utime(first, (1, 1))
+    second = temporary_room().folder.parent
+    assert not left.exists() and first.is_dir() and second.is_dir() and foreign.is_symlink()
 
 
 def test_a_bad_line_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:

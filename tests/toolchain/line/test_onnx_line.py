@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from device.manifest import read_manifest
 from tests.fakes.facts import QUESTIONS
 from tests.fakes.models import tiny_llama
+from tests.fakes.ports import free_port
 from tests.toolchain.line.test_formats import settings
 from toolchain import recipe
 from toolchain.line.walk import plan
@@ -77,9 +77,7 @@ def test_a_bundle_passes_the_gate_and_its_goldens_and_answers_here(tmp_path: Pat
     rows = [json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS]
     (tmp_path / "facts.jsonl").write_text("".join(rows))
     written(tmp_path)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     environment = os.environ | {
         "DEMITASSE_ROOT": str(tmp_path / "board"),
         "PYTHONPATH": str(Path(__file__).parents[3]),

@@ -1,7 +1,6 @@
 """A recipe's adapter on its way through the stages: merged, or beside a base that skills share."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from tests.fakes.adapters import tiny_adapter
 from tests.fakes.board import FakeConnection
 from tests.fakes.facts import QUESTIONS
 from tests.fakes.models import CHATML, tiny_llama
+from tests.fakes.ports import free_port
 from toolchain import recipe, runtime, target
 from toolchain.artifacts import Artifact, Bundle, ModelFile, digest
 from toolchain.board.device import Device
@@ -174,9 +174,7 @@ def test_the_second_skill_of_a_base_sends_its_adapter_alone(
 ) -> None:
     (tmp_path / "home").mkdir()
     board = FakeConnection(tmp_path / "home")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     sent = {}
     try:
         for name in ("cooking", "gardening"):

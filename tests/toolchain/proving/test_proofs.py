@@ -349,21 +349,38 @@ def test_a_board_that_says_impossible_things_makes_no_proof() -> None:
         a_proof(kernel="a\nb")
 
 
+def test_a_file_that_is_missing_is_no_file_of_a_wrong_size(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"proof\.json: no such file"):
+        read(tmp_path / "proof.json")
+
+
+def test_what_is_no_board_is_told_before_a_key_is_looked_for() -> None:
+    answer = CliRunner().invoke(app, ["prove", "http://127.0.0.1:1", "--sign", "no-such-key"])
+    assert isinstance(answer.exception, ConfigError)
+    assert "an endpoint, not a board" in answer.exception.message
+
+
 @pytest.mark.slow
 def test_a_board_is_asked_for_its_bytes_its_goldens_and_its_speed(
     tmp_path: Path, key: Path
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    device = Device(FakeConnection(home))
+    board = FakeConnection(home)
+    device = Device(board)
     bundle = finished(make_bundle(tmp_path / "bundle"))
     runtime = make_runtime(tmp_path / "runtime", machine=device.facts()["machine"])
     with pytest.raises(BoardError, match="there is no release on this board"):
         check_board(device, Recorder())
     push(bundle, runtime, device, Recorder(), port=free_port(), allow_unsigned=True)
 
+    board.commands.clear()
     seen = check_board(device, Recorder())
     proof = proof_of(seen, bench(device, pp=8, tg=4, repeat=2), device.kind)
+    verified = [at for at, words in enumerate(board.commands) if "verify" in words]
+    ran = [at for at, words in enumerate(board.commands) if "/runtimes/" in " ".join(words)]
+    assert len(verified) == 1, "every byte is read once"
+    assert len(ran) == 2 and verified[0] < ran[0]
     assert [(row.test, row.median_ts) for row in proof.rows] == [("pp8", 10.5), ("tg4", 10.5)]
     assert (proof.goldens.count, proof.kind, proof.signed_by) == (8, "this computer", "")
     assert (proof.heat.highest_c, proof.heat.throttled) == (81.5, ("soft_temperature_limit",))

@@ -1,7 +1,6 @@
 """A board that is a folder, and what a push to it needs."""
 
 import platform
-import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import make_runtime
+from tests.fakes.ports import free_port
 from toolchain.board.device import Device
 from toolchain.push import push
 
@@ -24,9 +24,7 @@ def runtime(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """What a board has counted: its ring and its service, and no text of either."""
 
 import json
-import socket
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 from device.feedback import FOLDER, Ring
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import make_bundle
+from tests.fakes.ports import free_port
 from tests.fakes.signers import make_key
 from tests.fakes.tiny_gguf import tiny_bundle
 from toolchain import runtime
@@ -92,9 +92,7 @@ def test_options_that_contradict_each_other_are_refused(words: list[str], proble
 def test_the_counters_of_a_served_board_are_sealed_and_summed(
     board: FakeConnection, tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     folder = tiny_bundle(tmp_path / "bundle", goldens=[GOLDEN], recites=RECITAL)
     record = make_bundle(tmp_path / "other").record
     bundle = Bundle(path=folder, record=record.model_copy(update={"digest": digest(folder)}))

@@ -7,7 +7,6 @@ It lives in an environment of its own, because it asks for other versions of num
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.ports import free_port
 from tests.toolchain.rounds.test_label import recipe, row, tasks_of  # noqa: F401 - a fixture
 from toolchain.recipe import Recipe
 from toolchain.rounds.label import take_answers
@@ -54,8 +54,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     words = ["start", "--no-browser", "--port", str(port), "--data-dir", str(tmp_path / "data")]
     words += ["--username", "a@firm.example", "--password", "twelve-characters"]
     words += ["--user-token", TOKEN, "--enable-legacy-api-token", "--internal-host", "127.0.0.1"]

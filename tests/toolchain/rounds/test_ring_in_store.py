@@ -2,7 +2,6 @@
 
 import dataclasses
 import platform
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from device.feedback import ring_of
 from device.manifest import BUNDLE_MANIFEST, read_manifest, to_bytes
 from tests.fakes.board import FakeConnection
 from tests.fakes.bundles import make_bundle, make_runtime
+from tests.fakes.ports import free_port
 from tests.fakes.tiny_gguf import tiny_bundle
 from toolchain.artifacts import Bundle, digest
 from toolchain.board.device import Device
@@ -54,9 +54,7 @@ def test_rows_outlive_a_push_and_a_rollback_and_their_numbers_go_on(
     board: FakeConnection, tmp_path: Path
 ) -> None:
     runtime = make_runtime(tmp_path / "runtime", machine=platform.machine())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
 
     def pushed(counter: int, feedback_mb: int) -> str:
         bundle = keeping(tmp_path / f"b{counter}", counter=counter, feedback_mb=feedback_mb)

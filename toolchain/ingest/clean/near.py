@@ -7,6 +7,8 @@ are sorted one after the other: an index of all of them in memory takes 3 KB a t
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
+from toolchain.ingest.clean.sketch import HASHES, Sieve, sketches_of
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -15,10 +17,14 @@ Bands: TypeAlias = "npt.NDArray[np.uint32]"
 """One band of all texts."""
 Chosen: TypeAlias = "npt.NDArray[np.bool_]"
 """For each text whether it is compared."""
+Signed: TypeAlias = "tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]"
+"""Signatures of some texts, a number a band, and their sketches: a row a text."""
+Sketches: TypeAlias = Callable[["npt.NDArray[np.uint32]"], "npt.NDArray[np.uint8]"]
+"""Returns the sketches of texts by their numbers, which ascend."""
 
 PIECE = 5
 """Characters of a piece (shingle)."""
-BANDS, ROWS = 32, 4
+BANDS, ROWS = 32, HASHES // 32
 # At a share of 0.6 a pair is found with probability 1 - (1 - 0.6⁴)³² = 0.988, at 0.7 with 0.9998.
 """Bands of a signature, and hashes in a band."""
 BLOCK = 1024
@@ -27,6 +33,8 @@ _PIECES = 4096
 """Pieces of a text that are hashed at once: the 128 hashes of one take a kilobyte."""
 _PART = 1 << 20
 """Texts whose bands are sorted at once."""
+_PAIRED = 1 << 16
+"""Texts of a band that are paired at once."""
 _NEIGHBOURS = 4
 """Texts of a group with the same band that a text is compared with."""
 _COMPARED = 8
@@ -57,9 +65,10 @@ def near_pairs(
     """Yield pairs (earlier, later) of the numbers of texts whose share is at least `limit`."""
     import numpy as np
 
-    signed = np.concatenate(list(Signer().signed(texts)))
+    signed, sketches = map(np.concatenate, zip(*Signer().signed(texts), strict=True))
     bands = [lambda band=band: signed[:, band] for band in range(BANDS)]
-    for block in candidates(bands, np.ones(len(signed), bool)):
+    chosen = np.ones(len(signed), bool)
+    for block in candidates(bands, chosen, sketches.__getitem__, Sieve(limit)):
         for earlier, later in block.tolist():
             if share(text_at(earlier), text_at(later)) >= limit:
                 yield earlier, later
@@ -70,30 +79,30 @@ def _plain(text: str) -> str:
 
 
 class Signer:
-    """Computes the signature of a text: a number a band."""
+    """Computes the signature of a text, a number a band, and its sketch."""
 
     def __init__(self) -> None:
         import numpy as np
 
         draw = np.random.default_rng(0)  # the same pairs in each run
-        factors = draw.integers(1, _MASK, BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
-        offsets = draw.integers(0, _MASK, BANDS * ROWS, dtype=np.uint64)
+        factors = draw.integers(1, _MASK, HASHES, dtype=np.uint64) | np.uint64(1)
+        offsets = draw.integers(0, _MASK, HASHES, dtype=np.uint64)
         # A row a hash: the least of neighbours in memory is found four times as fast.
         self._factors, self._offsets = factors[:, None].copy(), offsets[:, None].copy()
 
-    def signed(self, texts: Iterable[str]) -> Iterator["npt.NDArray[np.uint32]"]:
-        """Yield blocks of signatures: a row a text, a number a band."""
+    def signed(self, texts: Iterable[str]) -> Iterator[Signed]:
+        """Yield the signatures and sketches of texts in blocks."""
         import numpy as np
 
-        block = np.empty((BLOCK, BANDS * ROWS), np.uint64)
+        block = np.empty((BLOCK, HASHES), np.uint64)
         filled = 0
         for text in texts:
             block[filled] = self._least(text)
             filled += 1
             if filled == BLOCK:
-                yield _joined(block)
+                yield _joined(block), sketches_of(block)
                 filled = 0
-        yield _joined(block[:filled])
+        yield _joined(block[:filled]), sketches_of(block[:filled])
 
     def _least(self, text: str) -> "npt.NDArray[np.uint64]":
         """Return the least of each hash over the pieces of a text."""
@@ -139,8 +148,10 @@ Candidates: TypeAlias = "npt.NDArray[np.uint32]"
 """Rows of (earlier, later)."""
 
 
-def candidates(bands: Iterable[Callable[[], Bands]], chosen: Chosen) -> Iterator[Candidates]:
-    """Yield pairs of `chosen` texts that share a band, in blocks.
+def candidates(
+    bands: Iterable[Callable[[], Bands]], chosen: Chosen, sketches: Sketches, sieve: Sieve
+) -> Iterator[Candidates]:
+    """Yield pairs of `chosen` texts that share a band and may be near, in blocks.
 
     Each of `bands` returns one band of all texts. A text is compared with eight earlier ones at
     most, so that a million texts made by one template end in minutes. The order is that of bands,
@@ -159,33 +170,60 @@ def candidates(bands: Iterable[Callable[[], Bands]], chosen: Chosen) -> Iterator
             # The value above the number: one sort puts equal values together, earlier texts first.
             keys = (values[mine].astype(np.uint64) << np.uint64(32)) | texts
             keys.sort()
-            yield from _of_band(keys, compared)
+            yield from _of_band(_Band(keys, sketches, sieve), compared)
 
 
-def _of_band(keys: "npt.NDArray[np.uint64]", compared: "_Compared") -> Iterator[Candidates]:
-    """Yield the candidates of sorted keys: each text with a few before it in its group."""
+class _Band:
+    """Texts in the order of their values of one band; those with a like have their sketches."""
+
+    def __init__(self, keys: "npt.NDArray[np.uint64]", sketches: Sketches, sieve: Sieve) -> None:
+        import numpy as np
+
+        values = (keys >> np.uint64(32)).astype(np.uint32)
+        self.texts = (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+        self.is_same = np.zeros(len(keys), bool)
+        """For each whether its value is that of the one before."""
+        np.equal(values[1:], values[:-1], out=self.is_same[1:])
+
+        has_like = self.is_same.copy()
+        has_like[:-1] |= self.is_same[1:]
+        members = np.flatnonzero(has_like)
+        members = members[np.argsort(self.texts[members])]
+        self._row_of = np.zeros(len(keys), np.uint32)
+        self._row_of[members] = np.arange(len(members))
+        self._sketches = sketches(self.texts[members])
+        self._sieve = sieve
+
+    def may_be_near(
+        self, first: "npt.NDArray[np.int64]", second: "npt.NDArray[np.int64]"
+    ) -> "npt.NDArray[np.bool_]":
+        """Return which pairs may be near, by the places of their texts in this order."""
+        rows = self._row_of[first], self._row_of[second]
+        return self._sieve.may_be_near(*(self._sketches[each] for each in rows))
+
+
+def _of_band(band: _Band, compared: "_Compared") -> Iterator[Candidates]:
+    """Yield the candidates of a band: each text with a few before it in its group."""
     import numpy as np
 
-    values = (keys >> np.uint64(32)).astype(np.uint32)
-    is_same = np.zeros(len(keys), bool)
-    np.equal(values[1:], values[:-1], out=is_same[1:])
-    at = np.flatnonzero(is_same)
-    if not len(at):
-        return
-
     # The first of the group, so that chains join, and its nearest neighbours.
-    begins = np.where(is_same, 0, np.arange(len(keys)))
-    start = np.maximum.accumulate(begins)[at]
-    texts = (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-    others = [start, *(at - back for back in range(_NEIGHBOURS - 1, 0, -1))]
-    is_new = np.zeros((len(at), len(others)), bool)
-    for column, other in enumerate(others):
-        is_own = (other >= start) if column == 0 else (other > start)
-        rows = np.flatnonzero(is_own)
-        is_new[rows, column] = compared.take(texts[at[rows]], texts[other[rows]])
-    rows, columns = np.nonzero(is_new)
-    earlier = np.stack(others, axis=1)[rows, columns]
-    yield np.stack([texts[earlier], texts[at[rows]]], axis=1)
+    begins = np.where(band.is_same, 0, np.arange(len(band.is_same)))
+    starts = np.maximum.accumulate(begins)
+    those = np.flatnonzero(band.is_same)
+    for first in range(0, len(those), _PAIRED):
+        at = those[first : first + _PAIRED]
+        start = starts[at]
+        others = np.stack([start, *(at - back for back in range(_NEIGHBOURS - 1, 0, -1))], axis=1)
+        is_new = others > start[:, None]
+        is_new[:, 0] = True
+        rows, columns = np.nonzero(is_new)
+        is_new[rows, columns] = band.may_be_near(others[rows, columns], at[rows])
+        for column in range(_NEIGHBOURS):
+            rows = np.flatnonzero(is_new[:, column])
+            pairs = band.texts[at[rows]], band.texts[others[rows, column]]
+            is_new[rows, column] = compared.take(*pairs)
+        rows, columns = np.nonzero(is_new)
+        yield np.stack([band.texts[others[rows, columns]], band.texts[at[rows]]], axis=1)
 
 
 class _Compared:

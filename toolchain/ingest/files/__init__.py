@@ -66,10 +66,11 @@ def is_of_lines(name: str, path: Path) -> bool:
     """Say whether a file may be read in parts that are cut at lines."""
     ending, is_packed = _ending(name)
     kind = FILES.get(ending)
+    if kind is None or is_packed:
+        return False
     source = Source(name=name, path=path, is_packed=is_packed)
     # Lines of UTF-16 do not end at a byte.
-    is_plain = kind is not None and not is_packed and not source.is_wide
-    return is_plain and kind is not None and kind.has_lines(source)
+    return not source.is_wide and kind.has_lines(source)
 
 
 def read_rows(name: str, path: Path, cut: Cut | None = None) -> tuple[str, Iterator[Raw]]:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from toolchain.ingest.redact import address, card, cn_id, email, ip, name, phone, plate, secret
-from toolchain.ingest.redact.kind import Draw, Kind, folded
+from toolchain.ingest.redact.kind import Draw, Kind, folded, has_digit
 from toolchain.recipe import RedactSpec
 
 ORDER: tuple[Kind, ...] = (
@@ -68,8 +68,10 @@ class Redactor:
         """Return the values in a text in their order; those that stay included."""
         plain = folded(text)
         found: list[Hit] = []
+        digits = has_digit(plain)
         for kind in ORDER:
-            if kind.name in self.spec.kinds and kind.may_hold(plain):
+            looks = kind.name in self.spec.kinds and (digits or not kind.needs_digit)
+            if looks and kind.may_hold(plain):
                 _claim(found, self._of_kind(kind, plain))
         if found and "name" in self.spec.kinds:
             _claim(found, self._again(plain, found))

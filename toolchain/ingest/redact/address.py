@@ -120,6 +120,7 @@ def _lifelike(draw: Draw) -> str:
 
 KIND = Kind(
     name="address",
+    needs_digit=True,
     may_hold=re.compile(
         r"[号栋幢座楼层室房户组队社期区弄巷]|地址|住址|籍|Box|[a-zß] \d|\. ?\d|\d [A-Z]"
         r"|\d[A-Za-z],? [A-Z]"

@@ -71,6 +71,7 @@ def _lifelike(draw: Draw) -> str:
 
 KIND = Kind(
     name="card",
+    needs_digit=True,
     may_hold=re.compile(r"\d{4}[-._/· \u200b\t\r\n]{0,12}\d{2}").search,
     find=_find,
     lifelike=_lifelike,

@@ -105,6 +105,7 @@ def _lifelike(draw: Draw) -> str:
 
 KIND = Kind(
     name="cn_id",
+    needs_digit=True,
     may_hold=re.compile(r"\d{3}[\dXx]").search,
     find=_find,
     lifelike=_lifelike,

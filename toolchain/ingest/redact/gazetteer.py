@@ -389,7 +389,6 @@ CITIES = [
     "桃园",
     "九龙",
     "香港岛",
-    "高雄",
 ]
 """Prefectures, and county cities that stand for themselves in addresses."""
 SURNAMES = (

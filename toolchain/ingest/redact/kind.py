@@ -77,6 +77,8 @@ class Kind:
     """A cheap look at a folded text that says whether the rules are worth a try."""
     find: Callable[[str], Iterable[Span]]
     """Returns the values in a folded text."""
+    needs_digit: bool = False
+    """Whether each value has a digit: a text without one is not looked at."""
     is_reserved: Callable[[str], bool] = lambda value: False
     """Says of a value whether it is nobody's: a reserved range, a placeholder."""
     normal: Callable[[str], str] = lambda value: re.sub(r"[^0-9A-Za-z]", "", value).upper()
@@ -88,6 +90,12 @@ class Kind:
 def folded(text: str) -> str:
     """Return a text whose full-width signs are ASCII; each sign keeps its place."""
     return text if text.isascii() else text.translate(_FOLD)
+
+
+def has_digit(text: str) -> bool:
+    """Say whether a folded text may hold a decimal digit."""
+    # One that is not ASCII may have digits of other scripts.
+    return not text.isascii() or any(digit in text for digit in "0123456789")
 
 
 def spans(pattern: re.Pattern[str], text: str, rule: str) -> Iterator[Span]:

@@ -6,9 +6,10 @@ word in twenty of plain Chinese would be a name.
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from toolchain.ingest.redact.gazetteer import DOUBLE_SURNAMES, SURNAMES
-from toolchain.ingest.redact.kind import LATIN, UPPER, Draw, Kind, Span, spans
+from toolchain.ingest.redact.kind import LATIN, UPPER, Draw, Kind, Span
 
 _HAN = "\u4e00-\u9fff"
 _SURNAME = f"(?:{'|'.join(DOUBLE_SURNAMES)}|[{SURNAMES}])"
@@ -77,34 +78,81 @@ _LETTER = re.compile(
     rf"(?:Gr(?:ü|ue)(?:ß|ss)en?|Gru(?:ß|ss)|(?<![A-Za-z])[LV]G))"
     rf"(?:,\s{{1,3}}|[ \t]*\n\s{{0,2}})(?P<signed>{_LATIN})\s*(?:\n|$)"
 )
-_PATTERNS = (
-    ("cue", _STRONG),
-    ("cue", _PLAIN),
-    ("title", _TITLED),
-    ("cue", _I_AM),
-    ("cue", _PATIENT),
-    ("cue", _ENGLISH),
-    ("cue", _GERMAN),
-    ("title", _GERMAN_TITLED),
-    ("title", _ENGLISH_TITLED),
+
+
+class _Rule(NamedTuple):
+    """A pattern whose value is its last group that matched."""
+
+    name: str
+    pattern: re.Pattern[str]
+    cues: tuple[str, ...] = ()
+    """Of which a text in ASCII has one or the rule finds nothing in it; empty: it never does."""
+
+
+_RULES = (
+    _Rule("cue", _STRONG),
+    _Rule("cue", _PLAIN),
+    _Rule("title", _TITLED),
+    _Rule("cue", _I_AM),
+    _Rule("cue", _PATIENT),
+    _Rule("cue", _ENGLISH, ("Name", "name", "ontact", "ustomer", "atient", "ecipient", "igned")),
+    _Rule(
+        "cue",
+        _GERMAN,
+        (
+            "ein Name",
+            "heisse",
+            "orname",
+            "achname",
+            "Kund",
+            "nsprechpartner",
+            "Patient",
+            "Absender",
+        ),
+    ),
+    _Rule("title", _GERMAN_TITLED, ("Herr", "Frau")),
+    _Rule("title", _ENGLISH_TITLED, ("Mr", "Ms", "Miss", "Mx", "Dr", "Prof")),
+    _Rule(
+        "letter",
+        _LETTER,
+        (
+            *("Dear ", "Hi ", "Hello ", "egards", "incerely", "heers", "hanks"),
+            *("Gruess", "Gruss", "LG", "VG"),
+        ),
+    ),
+    _Rule("title", _PROFESSION),
+    _Rule("cue", _SAID, ("I'm", "I am", "his is")),
 )
-_EITHER = (("letter", _LETTER), ("title", _PROFESSION), ("cue", _SAID))
-"""Patterns with two groups, of which one has the value."""
+_CUES = frozenset(cue for rule in _RULES for cue in rule.cues)
 _NOBODYS = re.compile(
     r"某|(?:^|\s)Doe$|"
     r"^(?:Sir|Madam|All|Team|There|Customer|Support|Friend|Everyone|User|Name|Your|"
     r"Muster(?:mann|frau))\b|"
     r"\sMuster(?:mann|frau)$"
 )
+_MAY_HOLD = re.compile(
+    r"[名人叫客户患者病学生员工业主房东租先女小太我签]|[Nn]ame|Mr|Ms|Dr|Prof|Miss|Mx|ontact|ustomer|"
+    r"atient|ecipient|igned|Dear|H[ie]|egards|incerely|heers|hanks"
+    r"|Herr|Frau|ein Name|I'm|I’m|I am|his is|Gr[uü]|[LV]G|老师|医|教授|律师|师傅|主任|经理"
+    r"|hei[ßs]|Kund|[Pp]artner|Empf|Absender|freundlich|[Nn]achname|Vorname"
+)
 _STEMS = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
 
 
 def _find(text: str) -> Iterator[Span]:
-    for rule, pattern in _PATTERNS:
-        yield from spans(pattern, text, rule)
-    for rule, pattern in _EITHER:
-        for match in pattern.finditer(text):
-            yield Span(*match.span(match.lastgroup or 0), rule)
+    is_ascii = text.isascii()
+    for rule in _RULES:
+        if is_ascii and not any(cue in text for cue in rule.cues):
+            continue
+        for match in rule.pattern.finditer(text):
+            yield Span(*match.span(match.lastgroup or 0), rule.name)
+
+
+def _may_hold(text: str) -> bool:
+    # Words are found twenty times as fast as a pattern of all of them.
+    if text.isascii():
+        return any(cue in text for cue in _CUES)
+    return bool(_MAY_HOLD.search(text))
 
 
 def _lifelike(draw: Draw) -> str:
@@ -117,12 +165,7 @@ def _lifelike(draw: Draw) -> str:
 
 KIND = Kind(
     name="name",
-    may_hold=re.compile(
-        r"[名人叫客户患者病学生员工业主房东租先女小太我签]|[Nn]ame|Mr|Ms|Dr|Prof|Miss|Mx|ontact|ustomer|"
-        r"atient|ecipient|igned|Dear|H[ie]|egards|incerely|heers|hanks"
-        r"|Herr|Frau|ein Name|I'm|I’m|I am|his is|Gr[uü]|[LV]G|老师|医|教授|律师|师傅|主任|经理"
-        r"|hei[ßs]|Kund|[Pp]artner|Empf|Absender|freundlich|[Nn]achname|Vorname"
-    ).search,
+    may_hold=_may_hold,
     find=_find,
     is_reserved=lambda value: bool(_NOBODYS.search(value)),
     normal=lambda value: value.strip().casefold(),

@@ -114,6 +114,7 @@ def _lifelike(draw: Draw) -> str:
 _MAY_HOLD = re.compile(r"\d[-\d ()._/·\u200b\t\r\n]{5,}\d").search
 MOBILE = Kind(
     name="phone",
+    needs_digit=True,
     may_hold=_MAY_HOLD,
     find=_find_mobile,
     is_reserved=_is_reserved,
@@ -122,6 +123,7 @@ MOBILE = Kind(
 )
 OTHER = Kind(
     name="phone",
+    needs_digit=True,
     may_hold=_MAY_HOLD,
     find=_find_other,
     is_reserved=_is_reserved,

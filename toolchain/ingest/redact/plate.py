@@ -42,6 +42,7 @@ def _lifelike(draw: Draw) -> str:
 
 KIND = Kind(
     name="plate",
+    needs_digit=True,
     may_hold=re.compile(
         rf"[{_PROVINCES}] ?[A-Za-z]|WJ|[Pp]late|ennzeichen|ummernschild|车牌"
     ).search,

@@ -60,6 +60,35 @@ _PLACEHOLDER = re.compile(
 _QUOTED_END = "\"'`」”,.;:!?)]}"
 
 
+_MAY_HOLD = re.compile(
+    r"pass|pwd|pw\s?[:=]|psk|GOCSPX|ya29|dckr|dop_|mysql|curl|hooks\.slack|"
+    r"kennwort|zugangscode|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|"
+    r"AIza|[A-Z0-9]{16}|[_-][0-9A-Za-z_-]{10}|LTAI|:AA|SG\.|bearer",
+    re.IGNORECASE,
+)
+_WORDS = (
+    *("pass", "pwd", "psk", "gocspx", "ya29", "dckr", "dop_", "mysql", "curl", "hooks.slack"),
+    *("kennwort", "zugangscode", "secret", "token", "key", "://", "eyj", "xox", "aiza", "ltai"),
+    *(":aa", "sg.", "bearer"),
+)
+_ISSUERS = ("AKIA", "ASIA", "AROA", "AKID")
+_LONG = re.compile(r"[_-][0-9A-Za-z_-]{10}")
+_SHORT_CUE = re.compile(r"pw\s?[:=]")
+
+
+def _may_hold(text: str) -> bool:
+    if not text.isascii():
+        return bool(_MAY_HOLD.search(text))
+    # Words are found twenty times as fast as a pattern of all of them.
+    lower = text.casefold()
+    return (
+        any(word in lower for word in _WORDS)
+        or any(issuer in text for issuer in _ISSUERS)
+        or (("-" in text or "_" in text) and bool(_LONG.search(text)))
+        or ("pw" in lower and bool(_SHORT_CUE.search(lower)))
+    )
+
+
 def _find(text: str) -> Iterator[Span]:
     yield from spans(_KEY_FILE, text, "private key")
     yield from spans(_MARKS, text, "issuer's mark")
@@ -87,12 +116,7 @@ def _is_reserved(value: str) -> bool:
 
 KIND = Kind(
     name="secret",
-    may_hold=re.compile(
-        r"pass|pwd|pw\s?[:=]|psk|GOCSPX|ya29|dckr|dop_|mysql|curl|hooks\.slack|"
-        r"kennwort|zugangscode|secret|token|key|密|口令|令牌|授权码|://|eyJ|xox|"
-        r"AIza|[A-Z0-9]{16}|[_-][0-9A-Za-z_-]{10}|LTAI|:AA|SG\.|bearer",
-        re.IGNORECASE,
-    ).search,
+    may_hold=_may_hold,
     find=_find,
     is_reserved=_is_reserved,
     normal=lambda value: value,

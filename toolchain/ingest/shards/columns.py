@@ -132,18 +132,25 @@ def _marks_of(path: Path) -> Path:
     return path.with_suffix(".marks")
 
 
+def sketches_path(path: Path) -> Path:
+    """Return the file of the sketches that belong to signatures."""
+    return path.with_suffix(".sketches")
+
+
 class Signatures:
-    """Signatures that are appended to a file, a block at a time."""
+    """Signatures that are appended to a file, a block at a time, and their sketches to another."""
 
     def __init__(self, path: Path) -> None:
         import numpy as np
 
         self._file = path.open("wb")
+        self._sketches = sketches_path(path).open("wb")
         self._block = np.empty((BANDS, _ROWS), np.uint32)
         self._filled = 0
 
-    def add(self, signed: "npt.NDArray[np.uint32]") -> None:
-        """Append signatures, a row each."""
+    def add(self, signed: "npt.NDArray[np.uint32]", sketches: "npt.NDArray[np.uint8]") -> None:
+        """Append signatures and sketches, a row each."""
+        sketches.tofile(self._sketches)
         while len(signed):
             rows = signed[: _ROWS - self._filled]
             self._block[:, self._filled : self._filled + len(rows)] = rows.T
@@ -156,6 +163,7 @@ class Signatures:
         """Write what is left."""
         self._write()
         self._file.close()
+        self._sketches.close()
 
     def _write(self) -> None:
         self._block[:, : self._filled].tofile(self._file)

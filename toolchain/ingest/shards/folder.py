@@ -5,6 +5,7 @@
     phrasings, unread, answers, answer-bands         a number or signature an entry
     keys, draws, replays, bands                      one a phrasing
     text-keys, text-bands                            one a document
+    *bands.sketches                                  one a signature
     findings.jsonl, read.json
 
 Whatever others decide is not in it: two shards with the same question know nothing of each other.
@@ -154,7 +155,7 @@ class _Signing:
 
     def _write(self) -> None:
         for block in self._signer.signed(self._texts):
-            self._signatures.add(block)
+            self._signatures.add(*block)
         self._texts = []
 
 
@@ -183,8 +184,8 @@ def write_read(
 ) -> None:
     """Write what was read of a shard, last of all: with it the shard is finished.
 
-    It holds the sizes and digests of the other files. Values stay out of it: rows as they were
-    understood and texts before redaction are for `Shown`.
+    It holds the sizes of the other files, and their digests if they are to last. Values stay out of
+    it: rows as they were understood and texts before redaction are for `Shown`.
     """
     read, found = seen
     found.write(folder / "findings.jsonl")
@@ -202,7 +203,7 @@ def write_read(
         "found": found.totals(),
         "has_values": bool(found.replaced),
         "sizes": sizes,
-        "digests": digests_of(files),
+        "digests": digests_of(files) if lasting else {},
     }
     write_sealed(folder / READ, content, lasting=lasting)
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 from toolchain.files import whole_file
 from toolchain.ingest.clean.near import BANDS, candidates, pieces_of, share_of
+from toolchain.ingest.clean.sketch import SKETCH_BYTES, Sieve
 from toolchain.ingest.entries import Messages
-from toolchain.ingest.shards.columns import band_of, numbers
+from toolchain.ingest.shards.columns import band_of, numbers, sketches_path
 from toolchain.ingest.shards.room import Room, store_of
 from toolchain.ingest.shards.seals import is_sealed, seal
 from toolchain.ingest.shards.views import Store
@@ -37,7 +38,9 @@ _FILES: Mapping[Texts, str] = {
 _NUMBERS = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
 
 
-def propose(room: Room, store: Store, texts: Texts, chosen: "npt.NDArray[np.bool_]") -> int:
+def propose(
+    room: Room, store: Store, texts: Texts, chosen: "npt.NDArray[np.bool_]", limit: float
+) -> int:
     """Write the candidates among the chosen texts; return how many chunks of them there are."""
     counts = {
         "questions": store.phrasings,
@@ -59,11 +62,23 @@ def propose(room: Room, store: Store, texts: Texts, chosen: "npt.NDArray[np.bool
                 at += len(block)
         return values
 
+    def sketches(wanted: "npt.NDArray[np.uint32]") -> "npt.NDArray[np.uint8]":
+        """Return the sketches of texts, whose numbers ascend."""
+        import numpy as np
+
+        rows = np.empty((len(wanted), SKETCH_BYTES), np.uint8)
+        bounds = np.searchsorted(wanted, counts)
+        for path, begin, (first, last) in zip(paths, counts, pairwise(bounds), strict=False):
+            if last > first:
+                own = numbers(sketches_path(path), "B").reshape(-1, SKETCH_BYTES)
+                rows[first:last] = own[wanted[first:last] - np.uint32(begin)]
+        return rows
+
     total = 0
     with whole_file(_pairs(room, texts), lasting=not room.shows) as part, part.open("wb") as stream:
         if int(chosen.sum()) > 1:
             bands = [lambda number=number: band(number) for number in range(BANDS)]
-            for block in candidates(bands, chosen):
+            for block in candidates(bands, chosen, sketches, Sieve(limit)):
                 block.tofile(stream)
                 total += len(block)
     return -(-total // CHUNK)
@@ -92,7 +107,8 @@ def decide(room: Room, texts: Texts, number: int, limit: float) -> None:
     is_near = np.fromiter((rule(*row) for row in rows.tolist()), np.uint8, len(rows))
     with whole_file(_decided(room, texts, number), lasting=not room.shows) as part:
         is_near.tofile(part)
-    seal(_decided(room, texts, number), lasting=not room.shows)
+    if not room.shows:
+        seal(_decided(room, texts, number), lasting=True)
 
 
 class _Compare:

@@ -4,10 +4,15 @@ A kept room lies in the work folder: what is finished in it is not done again. I
 decides its contents, and another look clears it.
 """
 
+import fcntl
 import json
+import os
 import shutil
+import stat
 import tempfile
+import time
 import weakref
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +27,11 @@ FOLDER = "shards"
 """Name of a kept room in a work folder."""
 VALUES = ".demitasse-values"
 """Folder beside a recipe with the values of shards that were replaced."""
+_TEMPORARY = "demitasse-look-"
+_UNLOCKED_S = 60.0
+"""Seconds in which whoever makes a temporary room must have locked it."""
+_locks: dict[Path, int | None] = {}
+"""Handles of the temporary rooms of this process."""
 _KEY = "key.json"
 _NAMES = "names.json"
 
@@ -87,9 +97,9 @@ class Room(Frozen):
             shard and shard.is_whole() and (not values.is_file() or self.shows or is_sealed(values))
         )
 
-    def is_damaged(self, number: int, name: str) -> bool:
-        """Say whether a shard was read to its end and is not what was written any more."""
-        return (self.shard(number) / READ).is_file() and not self.is_whole(number, name)
+    def has_account(self, number: int) -> bool:
+        """Say whether a shard was read to its end, whatever became of its files since."""
+        return (self.shard(number) / READ).is_file()
 
     def store(self) -> Store:
         """Return all shards, each of which is finished."""
@@ -98,15 +108,48 @@ class Room(Frozen):
 
 
 def temporary_room() -> Room:
-    """Return a room that goes with the process, or before with `dispose`."""
-    folder = Path(tempfile.mkdtemp(prefix="demitasse-"))
+    """Return a room that goes with its owner (`bind`); clear those of processes that were killed.
+
+    It holds text as it was before redaction.
+    """
+    _clear_left()
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+    _locks[folder] = _locked(folder)
     return Room(folder=folder / "room", values=folder / "values", shows=True)
 
 
 def bind(room: Room, owner: object) -> None:
     """Remove a temporary room when its owner goes."""
     if room.shows:
-        weakref.finalize(owner, shutil.rmtree, room.folder.parent, ignore_errors=True)
+        weakref.finalize(owner, _remove, room.folder.parent)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if handle := _locks.pop(folder, None):
+        os.close(handle)
+
+
+def _clear_left() -> None:
+    """Remove the temporary rooms of this user that no process holds any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):
+            seen = folder.lstat()
+            is_own = stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid()
+            if is_own and time.time() - seen.st_mtime > _UNLOCKED_S and (handle := _locked(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(handle)
+
+
+def _locked(folder: Path) -> int | None:
+    """Lock a folder until its handle is closed, or the process ends; None if another one does."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def store_of(room: Room) -> Store:
