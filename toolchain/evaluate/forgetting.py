@@ -18,7 +18,6 @@ from toolchain.training.answers import exact_match
 from toolchain.training.probe import forgotten
 
 ANSWERS = "answers.jsonl"
-ROUNDING = 1e-6
 """Largest difference of points that count as equal."""
 
 
@@ -76,15 +75,13 @@ def forgetting(answers: Sequence[Answered], earlier: Earlier) -> Forgotten:
 
 def forgetting_failures(lost: Forgotten | None, earlier: Earlier | None) -> Iterator[str]:
     """Yield a sentence if more was forgotten than the round allows and than chance explains."""
-    if lost and earlier and lost.points_at_least > earlier.max_forgotten + ROUNDING:
+    if lost and earlier and lost.is_more_than(earlier.max_forgotten):
         yield f"{_fell(lost)}; the round allows {earlier.max_forgotten:g}"
 
 
 def forgetting_note(lost: Forgotten | None, earlier: Earlier | None) -> str:
     """Return a sentence if more was forgotten than the round allows, but chance may be why."""
-    if not lost or not earlier or lost.points_at_least > earlier.max_forgotten + ROUNDING:
-        return ""
-    if lost.points > earlier.max_forgotten + ROUNDING:
+    if lost and earlier and lost.may_be_more_than(earlier.max_forgotten):
         return (
             f"{_fell(lost)}: more than the {earlier.max_forgotten:g} that the round allows, and no "
             "more than chance gives; with more held-out questions it could be told"
