@@ -14,7 +14,7 @@ from typing import Any
 
 from device.engine.base import FieldError
 from device.engine.waiting import quoted
-from device.manifest.tool_calls import Markup
+from device.manifest.markups import ID, ID_CHARS, Markup
 from device.serve.combining import Endings, told_apart
 from device.serve.gbnf import literal, times
 from device.serve.plain import number_body, string_body
@@ -118,7 +118,7 @@ class _Writer:
         if typed:
             body = {key: value for key, value in schema.items() if key != "type"}
         arguments = self._value(body, where, 0)
-        return f"{quoted(name + markup.middle)} {arguments} {quoted(markup.end)}"
+        return f"{_with_id(name + markup.middle)} {arguments} {_with_id(markup.end)}"
 
     def text_of_calls(
         self,
@@ -130,12 +130,16 @@ class _Writer:
         answer: "Answer | None",
     ) -> str:
         """Return the whole grammar of calls, or of an answer in their place."""
-        begins = markup.trigger + markup.head
         one = self._one_of(bodies)
         if " " in one:
             one = self._rule(one)
-        more = f" ({quoted(markup.between + begins)} {one}){times(0, most - 1)}" if most > 1 else ""
-        root = f"{quoted(begins)} {one}{more}" if whole else f"{one}{more}"
+        following = quoted(markup.between + markup.reopening)
+        more = f" ({following} {one}){times(0, most - 1)}" if most > 1 else ""
+        root = f"{one}{more}"
+        if markup.last:
+            root += f" {quoted(markup.last)}"
+        if whole:
+            root = f"{quoted(markup.opening)} {root}"
         if answer:
             self._begin(answer.schema)
             root += f" | {self._value(answer.schema, 'schema', 0)}"
@@ -452,6 +456,14 @@ def _list_of(item: str, least: int, most: "int | None") -> str:
     """Return the part of a list of parts with commas between them."""
     more = f'("," ws {item}){times(max(0, least - 1), None if most is None else most - 1)}'
     return f"{item} {more}" if least else f"({item} {more})?"
+
+
+def _with_id(text: str) -> str:
+    """Return the part of a markup's text, any id in its place."""
+    before, found, after = text.partition(ID)
+    if not found:
+        return quoted(text)
+    return f"{quoted(before)} [a-zA-Z0-9]{{{ID_CHARS}}} {quoted(after)}"
 
 
 def _pair(name: str, value: str) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from device.engine.base import FieldError, Sampling, Trigger
-from device.manifest.tool_calls import HERMES, Markup, Message, shown_tool
+from device.manifest.markups import HERMES, Markup, Message
+from device.manifest.tool_calls import shown_tool
 from device.serve import schema
 
 MAX_TOOLS = 128

@@ -1,5 +1,5 @@
 """Chat templates that write calls as public models' templates do: Qwen2.5's and Hermes', Llama
-3.2's, and one without a system turn, as Gemma's.
+3.2's, three of Mistral's, and one without a system turn, as Gemma's.
 """
 
 HERMES = """{%- if tools %}
@@ -63,3 +63,46 @@ GEMMA = """{%- for message in messages %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
 """
+_MISTRAL = """{%- for message in messages %}
+    {%- if message.role == 'system' %}
+        {{- '[SYSTEM_PROMPT]' + message.content + '[/SYSTEM_PROMPT]' }}
+    {%- elif message.role == 'user' %}
+        {%- if tools and loop.last %}
+            {{- '[AVAILABLE_TOOLS]' + (tools | tojson) + '[/AVAILABLE_TOOLS]' }}
+        {%- endif %}
+        {{- '[INST]' + message.content + '[/INST]' }}
+    {%- elif message.role == 'tool' %}
+        {{- '[TOOL_RESULTS]' + message.content + '[/TOOL_RESULTS]' }}
+    {%- elif message.tool_calls %}
+        CALLS
+        {{- '</s>' }}
+    {%- else %}
+        {{- message.content + '</s>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if tools and messages[-1].role != 'user' %}{{- tools | tojson }}{% endif %}
+"""
+_SHORT = (
+    """{%- if call.id|length != 9 %}{{- raise_exception('ids have nine characters') }}{% endif %}"""
+)
+MISTRAL = _MISTRAL.replace(
+    "CALLS",
+    """{%- for call in message.tool_calls %}
+        {{- '[TOOL_CALLS]' + call.function.name + '[ARGS]' + (call.function.arguments | tojson) }}
+    {%- endfor %}""",
+)
+MISTRAL_IDS = _MISTRAL.replace(
+    "CALLS",
+    f"""{{%- for call in message.tool_calls %}}{_SHORT}
+        {{{{- '[TOOL_CALLS]' + call.function.name + '[CALL_ID]' + call.id }}}}
+        {{{{- '[ARGS]' + (call.function.arguments | tojson) }}}}
+    {{%- endfor %}}""",
+)
+MISTRAL_LIST = _MISTRAL.replace(
+    "CALLS",
+    f"""{{{{- '[TOOL_CALLS][' }}}}
+    {{%- for call in message.tool_calls %}}{_SHORT}
+        {{{{- (call.function | tojson)[:-1] + ', "id": "' + call.id + '"}}' }}}}
+        {{{{- ']' if loop.last else ', ' }}}}
+    {{%- endfor %}}""",
+)

@@ -18,7 +18,7 @@ from device.serve.api import read_chat
 from device.serve.tools import read_tools
 from tests.conftest import Rounds
 from tests.fakes.service import call, service, wait_until_loaded
-from tests.fakes.templates import GEMMA, HERMES, LLAMA3
+from tests.fakes.templates import GEMMA, HERMES, LLAMA3, MISTRAL, MISTRAL_IDS, MISTRAL_LIST
 from tests.fakes.tiny_gguf import CHATML, tiny_gguf
 
 CHAT = "/v1/chat/completions"
@@ -41,7 +41,9 @@ LED: dict[str, Any] = {
     },
 }
 HEAT: dict[str, Any] = {"type": "function", "function": {"name": "read_heat"}}
-TEMPLATES = {"chatml": CHATML, "hermes": HERMES, "llama3": LLAMA3, "gemma": GEMMA}
+SOAKED = {"chatml": CHATML, "hermes": HERMES, "llama3": LLAMA3, "gemma": GEMMA}
+ALIKE = {"mistral": MISTRAL, "mistral-ids": MISTRAL_IDS, "mistral-list": MISTRAL_LIST}
+TEMPLATES = SOAKED | ALIKE
 
 
 def asked(**more: Any) -> dict[str, Any]:
@@ -331,7 +333,7 @@ def sampled(model: Model, seed: int) -> list[dict[str, Any]]:
 
 @pytest.mark.soak(row=25, short=12, whole=2500)
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", SOAKED)
 def test_sampled_calls_all_parse_validate_and_end(
     template: str, tmp_path: Path, rounds: Rounds
 ) -> None:
