@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from device.manifest.braces import written
+
 Message = Mapping[str, Any]
 
 ID = "\0"
@@ -43,6 +45,8 @@ class Markup:
     """Text with which each following call begins; empty: trigger and head."""
     last: str = ""
     """Text after the last call."""
+    quote: str = ""
+    """Token around texts of arguments that are no JSON (braces.py); empty: they are JSON."""
     native: bool = True
     """Whether the template shows tools and calls itself."""
     several: bool = True
@@ -82,7 +86,10 @@ class Markup:
         return self.opening + (self.between + self.reopening).join(texts) + self.last
 
     def _from_name(self, name: str, arguments: Mapping[str, Any], call_id: str) -> str:
-        body = json.dumps(arguments, ensure_ascii=False)
+        if self.quote:
+            body = written(arguments, self.quote)
+        else:
+            body = json.dumps(arguments, ensure_ascii=False)
         middle, end = (part.replace(ID, short_id(call_id)) for part in (self.middle, self.end))
         return f"{name}{middle}{body}{end}"
 
@@ -104,7 +111,17 @@ MISTRAL_LIST = Markup(
     last="]",
 )
 """Mistral's templates up to tokenizer v7: Nemo."""
-NATIVE = (HERMES, LLAMA3, MISTRAL, MISTRAL_IDS, MISTRAL_LIST)
+FUNCTION_GEMMA = Markup(
+    "functiongemma",
+    "<start_function_call>",
+    "call:",
+    "",
+    "<end_function_call>",
+    between="",
+    quote="<escape>",
+)
+GEMMA4 = Markup("gemma4", "<|tool_call>", "call:", "", "<tool_call|>", between="", quote='<|"|>')
+NATIVE = (HERMES, LLAMA3, MISTRAL, MISTRAL_IDS, MISTRAL_LIST, FUNCTION_GEMMA, GEMMA4)
 """Markups that are looked for in what a template writes."""
 GENERIC = Markup("generic", HERMES.trigger, HERMES.head, HERMES.middle, HERMES.end, native=False)
 GENERIC_IN_QUESTION = Markup(

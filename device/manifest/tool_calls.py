@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from device.manifest.braces import ToJson
 from device.manifest.markups import (
     GENERIC,
     GENERIC_IN_QUESTION,
@@ -114,7 +115,11 @@ def for_template(
     """
     if markup.native:
         shown = _one_by_one(messages, markup)
-        return list(_with_short_ids(shown) if markup.has_ids else shown), list(tools) or None
+        if markup.has_ids:
+            shown = _with_short_ids(shown)
+        if markup.quote:
+            shown = _with_names(shown)
+        return list(shown), list(tools) or None
     return _plain(messages, tools, markup), None
 
 
@@ -139,6 +144,18 @@ def _with_short_ids(messages: Iterable[Message]) -> Iterator[Message]:
             yield {**message, "tool_call_id": short_id(str(message.get("tool_call_id", "")))}
         else:
             yield message
+
+
+def _with_names(messages: Iterable[Message]) -> Iterator[Message]:
+    """Yield messages whose results name their function: Google's templates ask for it."""
+    names: dict[str, str] = {}
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            names[str(call.get("id"))] = call["function"]["name"]
+        if message["role"] == "tool" and not message.get("name"):
+            name = names.get(str(message.get("tool_call_id")), "unknown")
+            message = {**message, "name": name}
+        yield message
 
 
 def _plain(messages: Sequence[Message], tools: Sequence[Message], markup: Markup) -> list[Message]:
@@ -225,6 +242,8 @@ class Reader:
         self._depth = 0
         self._quoted = False
         self._escaped = False
+        self._to_json = ToJson(markup.quote)
+        """Reads the arguments of a call where they are no JSON."""
         self.calls = 0
         """Number of calls that have begun."""
 
@@ -283,11 +302,13 @@ class Reader:
     def _named(self) -> Iterator[Piece]:
         """Read the name of a call, and its id where that stands before the arguments."""
         before, _, after = self._markup.middle.partition(ID)
-        name, found, rest = self._rest.partition(before)
+        name, found, rest = self._rest.partition(before or "{")
+        rest = rest if before else f"{{{rest}"
         more = ID_CHARS + len(after) if after else 0
         if found and len(rest) >= more:
             self._rest = rest[more:]
-            self._step = self._arguments
+            self._step = self._braces if self._markup.quote else self._arguments
+            self._to_json = ToJson(self._markup.quote)
             self._depth = 0
             self.calls += 1
             yield Piece(call=self.calls - 1, name=name, id=f"call_{secrets.token_hex(12)}")
@@ -302,6 +323,13 @@ class Reader:
                 return
 
         text, self._rest = self._rest, ""
+        yield Piece(text, self.calls - 1)
+
+    def _braces(self) -> Iterator[Piece]:
+        """Hand on arguments that are no JSON, as JSON."""
+        text, self._rest = self._to_json.feed(self._rest)
+        if self._to_json.is_over:
+            self._step = self._closing
         yield Piece(text, self.calls - 1)
 
     def _closes(self, character: str) -> bool:

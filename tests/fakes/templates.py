@@ -1,5 +1,5 @@
 """Chat templates that write calls as public models' templates do: Qwen2.5's and Hermes', Llama
-3.2's, three of Mistral's, and one without a system turn, as Gemma's.
+3.2's, three of Mistral's, FunctionGemma's, and one without a system turn, as Gemma's.
 """
 
 HERMES = """{%- if tools %}
@@ -106,3 +106,41 @@ MISTRAL_LIST = _MISTRAL.replace(
         {{{{- ']' if loop.last else ', ' }}}}
     {{%- endfor %}}""",
 )
+# Keys stand bare and sorted, texts between two tokens `<escape>`: the form that Google documents.
+FUNCTION_GEMMA = """{%- macro value(it) -%}
+    {%- if it is string -%}{{- '<escape>' + it + '<escape>' -}}
+    {%- elif it is boolean -%}{{- 'true' if it else 'false' -}}
+    {%- elif it is mapping -%}{{- '{' -}}{{- pairs(it) -}}{{- '}' -}}
+    {%- elif it is sequence -%}
+        {{- '[' -}}{%- for each in it -%}{{- value(each) -}}{{- '' if loop.last else ',' -}}
+        {%- endfor -%}{{- ']' -}}
+    {%- else -%}{{- it -}}{%- endif -%}
+{%- endmacro -%}
+{%- macro pairs(them) -%}
+    {%- for key, each in them | dictsort -%}
+        {{- key + ':' -}}{{- value(each) -}}{{- '' if loop.last else ',' -}}
+    {%- endfor -%}
+{%- endmacro -%}
+{%- if tools -%}
+    {{- '<start_of_turn>developer\n' -}}
+    {%- for tool in tools -%}
+        {{- '<start_function_declaration>declaration:' + tool.function.name + '{' -}}
+        {{- pairs(tool.function.parameters) -}}{{- '}<end_function_declaration>' -}}
+    {%- endfor -%}
+    {{- '<end_of_turn>\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- if message.role == 'tool' -%}
+        {{- '<start_function_response>response:' + message.name + '{value:' -}}
+        {{- value(message.content) -}}{{- '}<end_function_response>' -}}
+    {%- else -%}
+        {{- '<start_of_turn>' + message.role + '\n' + message.content -}}
+        {%- for call in message.tool_calls or [] -%}
+            {{- '<start_function_call>call:' + call.function.name + '{' -}}
+            {{- pairs(call.function.arguments) -}}{{- '}<end_function_call>' -}}
+        {%- endfor -%}
+        {{- '' if message.tool_calls else '<end_of_turn>\n' -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if messages[-1].role != 'tool' -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}
+"""

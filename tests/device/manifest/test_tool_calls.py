@@ -7,6 +7,8 @@ import pytest
 
 from device.engine.chat import ChatTemplate
 from device.manifest.markups import (
+    FUNCTION_GEMMA,
+    GEMMA4,
     GENERIC,
     HERMES,
     LLAMA3,
@@ -16,6 +18,7 @@ from device.manifest.markups import (
     NATIVE,
 )
 from device.manifest.tool_calls import Reader, read_calls
+from tests.fakes.templates import FUNCTION_GEMMA as FUNCTION_GEMMA_TEMPLATE
 from tests.fakes.templates import GEMMA
 from tests.fakes.templates import HERMES as HERMES_TEMPLATE
 from tests.fakes.templates import LLAMA3 as LLAMA3_TEMPLATE
@@ -50,6 +53,7 @@ TALK: list[dict[str, Any]] = [
         (MISTRAL_TEMPLATE, "mistral", False),
         (MISTRAL_IDS_TEMPLATE, "mistral-ids", False),
         (MISTRAL_LIST_TEMPLATE, "mistral-list", False),
+        (FUNCTION_GEMMA_TEMPLATE, "functiongemma", False),
         (CHATML, "generic", False),
         (GEMMA, "generic", True),
     ],
@@ -133,6 +137,47 @@ def test_a_history_that_a_mistral_template_renders_is_read_back(name: str) -> No
     )
 
 
+def test_a_history_that_functiongemmas_template_renders_is_read_back() -> None:
+    arguments = {
+        "Zone": 'a "b"\n{c}, <d: \\',
+        "deep": {"list": [1.5, True, "x", {}], "none": []},
+        "on": False,
+        "pin": -4,
+    }
+    calls = [{**called("set_led", **arguments), "id": "a"}, {**called("read_heat"), "id": "b"}]
+    talk = [TALK[0], {"role": "assistant", "content": "", "tool_calls": calls}]
+    talk += [{"role": "tool", "content": "done", "tool_call_id": each["id"]} for each in calls]
+    template = ChatTemplate(FUNCTION_GEMMA_TEMPLATE, {})
+    text = template.render(talk, tools=[TOOL])
+    answer = text[text.index("<start_function_call>") : text.index("<start_function_response>")]
+    assert answer == FUNCTION_GEMMA.calls(calls)
+    found = read_calls(answer, FUNCTION_GEMMA, cut=False)[1]
+    assert [json.loads(each["function"]["arguments"]) for each in found] == [arguments, {}]
+    # The template needs the names of functions, which clients give by ids alone.
+    assert "response:set_led{value:<escape>done<escape>}" in text
+    assert "response:read_heat{" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ('{city:<|"|>San Francisco<|"|>}', {"city": "San Francisco"}),
+        ("{}", {}),
+        ("{arg1:-7}", {"arg1": -7}),
+        ("{orig:1.5e10}", {"orig": 1.5e10}),
+        ("{enabled:false}", {"enabled": False}),
+        ("{value:null}", {"value": None}),
+        ('{todos:[<|"|>buy milk<|"|>,<|"|>walk dog<|"|>]}', {"todos": ["buy milk", "walk dog"]}),
+        ('{config:{theme:<|"|>dark<|"|>,count:3}}', {"config": {"theme": "dark", "count": 3}}),
+        ("{todos:[]}", {"todos": []}),
+    ],
+)
+def test_gemmas_arguments_are_read_as_llama_cpp_reads_them(arguments: str, value: Any) -> None:
+    text = f"Hello!<|tool_call>call:f{arguments}<tool_call|>"
+    content, (found,) = read_calls(text, GEMMA4, cut=False)
+    assert (content, json.loads(found["function"]["arguments"])) == ("Hello!", value)
+
+
 @pytest.mark.parametrize(
     ("markup", "text", "calls"),
     [
@@ -199,6 +244,7 @@ ONE = LLAMA3.calls([called("f", a="b")])
         (MISTRAL, MISTRAL.calls([called("f", a="b")] * 2), ""),
         (MISTRAL_IDS, MISTRAL_IDS.calls([called("f", a="b")] * 2), ""),
         (MISTRAL_LIST, f"Yes: {LISTED}", "Yes: "),
+        (FUNCTION_GEMMA, FUNCTION_GEMMA.calls([called("f", a="b")] * 2), ""),
         (LLAMA3, ONE, ""),
         (LLAMA3, f"\n {ONE}", ""),
     ],
