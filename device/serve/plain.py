@@ -39,7 +39,9 @@ def string_body(schema: Mapping[str, Any], where: str, rule: Rule, quote: str = 
     if (least, most) == (0, None):
         return "string"
 
-    return f"{mark} char{times(least, most)} {mark}"
+    # Of the raw texts' two kinds of `char` one has two characters, and here they are counted.
+    char = rf"[^{quote[0]}\x00]" if quote else "char"
+    return f"{mark} {char}{times(least, most)} {mark}"
 
 
 def _pattern(

@@ -14,6 +14,7 @@ from device.engine.chat import ChatTemplate
 from device.manifest import markups
 from device.manifest.tool_calls import read_calls
 from device.model import Model
+from device.serve import schema
 from device.serve.api import read_chat
 from device.serve.tools import read_tools
 from tests.conftest import Rounds
@@ -360,7 +361,10 @@ def sampled(model: Model, seed: int, *more: dict[str, Any]) -> list[dict[str, An
     """
     assert model.template
     markup = model.template.markup
-    one_call = {"tool_choice": "required", "parallel_tool_calls": False}
+    choice: Any = "required"
+    if more and seed % 2:  # weights that favour a short name would hardly ever call the long one
+        choice = {"type": "function", "function": {"name": more[0]["function"]["name"]}}
+    one_call = {"tool_choice": choice, "parallel_tool_calls": False}
     tools = read_tools({"tools": [LED, HEAT, *more], **one_call})
     assert tools
     prompt = model.prompt(asked()["messages"], tools=tools.shown)
@@ -387,6 +391,15 @@ def test_sampled_calls_in_other_markups_all_parse_validate_and_end(
     template: str, tmp_path: Path, rounds: Rounds
 ) -> None:
     draw_all(tmp_path, TEMPLATES[template], rounds, NOTE)
+
+
+def test_a_raw_text_of_bounded_length_is_counted_by_single_characters() -> None:
+    # A drawn text had 13 characters where 12 are the most: `<` with its next one counted as one.
+    grammar = schema.calls(
+        {"note": NOTE["function"]["parameters"]}, markups.FUNCTION_GEMMA, 1, whole=True
+    )
+    assert r'"<escape>" [^<\x00]{0,12} "<escape>"' in grammar
+    assert "char{" not in grammar
 
 
 def draw_all(folder: Path, template: str, rounds: Rounds, *more: dict[str, Any]) -> None:
