@@ -17,8 +17,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from device.manifest.markups import GENERIC, Markup
 from device.manifest.moment import RENDERED_AT, moment
-from device.manifest.tool_calls import GENERIC, Markup, for_template, has_tools, markup_of
+from device.manifest.tool_calls import for_template, has_tools, markup_of
 from toolchain.errors import ArtifactError
 from toolchain.models.template import MARK, first_token, in_parts
 

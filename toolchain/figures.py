@@ -407,6 +407,7 @@ class LeakFigures(StageFigures):
 
 
 ONE_SIDED_95 = 1.645
+_ROUNDING = 1e-6
 """Standard errors below a mean that a normal value falls under once in twenty times."""
 
 
@@ -433,6 +434,14 @@ class Forgotten(StageFigures):
         The same file answers other questions of the same kind a little better or worse.
         """
         return self.points - ONE_SIDED_95 * 100 * self.error
+
+    def is_more_than(self, allowed: float) -> bool:
+        """Say whether more points were lost than a limit allows, and than chance explains."""
+        return self.points_at_least > allowed + _ROUNDING
+
+    def may_be_more_than(self, allowed: float) -> bool:
+        """Say whether more points were lost than a limit allows, where chance may be why."""
+        return self.points > allowed + _ROUNDING and not self.is_more_than(allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from device.manifest.tool_calls import GENERIC
+from device.manifest.markups import GENERIC
 
 
 def said(message: Mapping[str, Any]) -> str:

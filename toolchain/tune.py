@@ -167,7 +167,9 @@ def tune(
         lambda folder: _build(lesson, folder, speaking(report)),
         TuneFigures,
     )
-    check_forgotten("tune", TuneFigures.read(record.figures).forgotten, spec.max_forgotten)
+    lost = TuneFigures.read(record.figures).forgotten
+    if note := check_forgotten("tune", lost, spec.max_forgotten):
+        report.note(note)
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 

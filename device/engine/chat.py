@@ -18,7 +18,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from device.errors import DeviceError
-from device.manifest.tool_calls import Markup, for_template, has_tools, markup_of
+from device.manifest.markups import Markup
+from device.manifest.tool_calls import for_template, has_tools, markup_of
 
 _PROBE = "probe the board"
 

@@ -8,11 +8,22 @@ tools gets plain texts: Hermes' markup, written by us into the instructions. Sta
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Message = Mapping[str, Any]
+from device.manifest.braces import ToJson
+from device.manifest.markups import (
+    GENERIC,
+    GENERIC_IN_QUESTION,
+    ID,
+    ID_CHARS,
+    NATIVE,
+    Markup,
+    Message,
+    short_id,
+)
+
 Render = Callable[[Sequence[Message], "Sequence[Message] | None"], str]
 """Renders messages and tools with a chat template; raises any error if the template refuses."""
 
@@ -35,57 +46,6 @@ INTRODUCTION = (
 """Instructions for a template that shows no tools: the words of Qwen2.5's and Hermes' templates."""
 _RESULT = "<tool_response>\n{}\n</tool_response>"
 
-
-@dataclass(frozen=True)
-class Markup:
-    """How one kind of template writes calls."""
-
-    name: str
-    trigger: str
-    """Text with which a call begins."""
-    head: str
-    """Text between the trigger and the function's name."""
-    middle: str
-    """Text between the name and the arguments."""
-    end: str
-    """Text after the arguments."""
-    between: str = "\n"
-    """Text between two calls of one answer; None if there can be only one."""
-    native: bool = True
-    """Whether the template shows tools and calls itself."""
-    several: bool = True
-    """Whether one answer may hold several calls."""
-    anywhere: bool = True
-    """Whether a call may follow other text; if not, it is the whole answer."""
-    in_question: bool = False
-    """Whether the tools' description stands in the first question: there is no system turn."""
-
-    def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Return the text of a call as templates of this markup write it."""
-        body = json.dumps(arguments, ensure_ascii=False)
-        return f"{self.trigger}{self.head}{name}{self.middle}{body}{self.end}"
-
-    def calls(self, calls: Sequence[Message]) -> str:
-        """Return the text of all calls of one answer."""
-        texts = [
-            self.call(each["function"]["name"], each["function"]["arguments"]) for each in calls
-        ]
-        return self.between.join(texts)
-
-
-HERMES = Markup("hermes", "<tool_call>", '\n{"name": "', '", "arguments": ', "}\n</tool_call>")
-LLAMA3 = Markup("llama3", '{"name": "', "", '", "parameters": ', "}", several=False, anywhere=False)
-GENERIC = Markup("generic", HERMES.trigger, HERMES.head, HERMES.middle, HERMES.end, native=False)
-GENERIC_IN_QUESTION = Markup(
-    "generic",
-    HERMES.trigger,
-    HERMES.head,
-    HERMES.middle,
-    HERMES.end,
-    native=False,
-    in_question=True,
-)
-"""For templates that refuse a system turn."""
 
 _PROBE = "probe_the_board"
 _PROBE_CALL = {
@@ -129,7 +89,7 @@ def markup_of(render: Render) -> Markup:
     history = _tried(render, called, [_PROBE_TOOL])
 
     if _PROBE in shown and "probe result" in history:
-        for markup in (HERMES, LLAMA3):
+        for markup in NATIVE:
             if markup.calls([_PROBE_CALL]) in history:
                 return markup
 
@@ -154,7 +114,12 @@ def for_template(
     A template that shows calls gets them as they are; another one gets plain texts.
     """
     if markup.native:
-        return list(_one_by_one(messages, markup)), list(tools) or None
+        shown = _one_by_one(messages, markup)
+        if markup.has_ids:
+            shown = _with_short_ids(shown)
+        if markup.quote:
+            shown = _with_names(shown)
+        return list(shown), list(tools) or None
     return _plain(messages, tools, markup), None
 
 
@@ -166,6 +131,31 @@ def _one_by_one(messages: Sequence[Message], markup: Markup) -> Iterator[Message
             yield message
             continue
         yield from ({**message, "tool_calls": [call]} for call in calls)
+
+
+def _with_short_ids(messages: Iterable[Message]) -> Iterator[Message]:
+    """Yield messages whose calls have ids that the template takes."""
+    for message in messages:
+        calls = message.get("tool_calls")
+        if calls:
+            short = [{**each, "id": short_id(str(each.get("id", "")))} for each in calls]
+            yield {**message, "tool_calls": short}
+        elif message["role"] == "tool":
+            yield {**message, "tool_call_id": short_id(str(message.get("tool_call_id", "")))}
+        else:
+            yield message
+
+
+def _with_names(messages: Iterable[Message]) -> Iterator[Message]:
+    """Yield messages whose results name their function: Google's templates ask for it."""
+    names: dict[str, str] = {}
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            names[str(call.get("id"))] = call["function"]["name"]
+        if message["role"] == "tool" and not message.get("name"):
+            name = names.get(str(message.get("tool_call_id")), "unknown")
+            message = {**message, "name": name}
+        yield message
 
 
 def _plain(messages: Sequence[Message], tools: Sequence[Message], markup: Markup) -> list[Message]:
@@ -242,7 +232,8 @@ class Reader:
 
     def __init__(self, markup: Markup) -> None:
         self._markup = markup
-        self._open = markup.trigger + markup.head
+        self._open = markup.opening
+        """Text with which the next call begins."""
         self._rest = ""
         """Text that came and was not handed on."""
         self._step: Callable[[], Iterator[Piece]] = self._outside
@@ -251,6 +242,8 @@ class Reader:
         self._depth = 0
         self._quoted = False
         self._escaped = False
+        self._to_json = ToJson(markup.quote)
+        """Reads the arguments of a call where they are no JSON."""
         self.calls = 0
         """Number of calls that have begun."""
 
@@ -307,11 +300,15 @@ class Reader:
         return not self._began and rest.lstrip().startswith(self._open[: len(rest.lstrip())])
 
     def _named(self) -> Iterator[Piece]:
-        """Read the name of a call."""
-        name, found, rest = self._rest.partition(self._markup.middle)
-        if found:
-            self._rest = rest
-            self._step = self._arguments
+        """Read the name of a call, and its id where that stands before the arguments."""
+        before, _, after = self._markup.middle.partition(ID)
+        name, found, rest = self._rest.partition(before or "{")
+        rest = rest if before else f"{{{rest}"
+        more = ID_CHARS + len(after) if after else 0
+        if found and len(rest) >= more:
+            self._rest = rest[more:]
+            self._step = self._braces if self._markup.quote else self._arguments
+            self._to_json = ToJson(self._markup.quote)
             self._depth = 0
             self.calls += 1
             yield Piece(call=self.calls - 1, name=name, id=f"call_{secrets.token_hex(12)}")
@@ -326,6 +323,13 @@ class Reader:
                 return
 
         text, self._rest = self._rest, ""
+        yield Piece(text, self.calls - 1)
+
+    def _braces(self) -> Iterator[Piece]:
+        """Hand on arguments that are no JSON, as JSON."""
+        text, self._rest = self._to_json.feed(self._rest)
+        if self._to_json.is_over:
+            self._step = self._closing
         yield Piece(text, self.calls - 1)
 
     def _closes(self, character: str) -> bool:
@@ -350,8 +354,21 @@ class Reader:
 
     def _closing(self) -> Iterator[Piece]:
         """Read the text after the arguments."""
-        if len(self._rest) >= len(self._markup.end):
-            self._rest = self._rest[len(self._markup.end) :]
+        end = self._markup.end.replace(ID, ID * ID_CHARS)
+        if len(self._rest) >= len(end):
+            self._rest = self._rest[len(end) :]
+            self._open = self._markup.reopening
+            self._step = self._outside
+            if self._markup.last:
+                self._open = self._markup.between + self._open
+                self._step = self._ending
+        return iter(())
+
+    def _ending(self) -> Iterator[Piece]:
+        """Read the text after the last call, if this was it."""
+        last = self._markup.last
+        if len(self._rest) >= len(last):
+            self._rest = self._rest.removeprefix(last)
             self._step = self._outside
         return iter(())
 

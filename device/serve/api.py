@@ -22,8 +22,8 @@ from device.engine.base import (
     checked_number,
     whole,
 )
+from device.manifest.markups import Markup
 from device.manifest.pictures import PARTS
-from device.manifest.tool_calls import Markup
 from device.serve import schema
 from device.serve.body import read_object
 from device.serve.conversation import Message, read_messages

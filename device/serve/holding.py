@@ -5,6 +5,7 @@ is only of use whole (JSON of a `response_format`, calls of tools, an answer tha
 waits for its own end, so that none is ever cut in half. Standard library only.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -32,25 +33,34 @@ class Held:
         self._sent = ""
         self.refusal: "Refusal | None" = None
 
-    def feed(self, step: Token) -> Iterator[Token]:
-        """Yield the steps that may be sent after this one."""
+    async def feed(self, step: Token) -> "list[Token]":
+        """Return the steps that may be sent after this one.
+
+        A text is scored in a thread: a whole answer takes tens of milliseconds of a slow core, and
+        every other connection would wait for it.
+        """
+        steps: "list[Token]" = []
         if self.refusal is None:
             self._waiting.append(step)
             waiting = "".join(each.text for each in self._waiting)
             is_sentence = bool(_END.search(waiting)) or len(waiting) > _LONGEST
             if not step.finish_reason and (self._whole or not is_sentence):
-                return
-            self.refusal = self._screen.of_text(waiting) or self._together(waiting)
+                return []
+            self.refusal = await asyncio.to_thread(self._verdict, waiting)
             if self.refusal is None:
-                yield from self._waiting
+                steps = self._waiting
                 self._sent = (self._sent + waiting)[-_BEFORE:]
             self._waiting = []
         if self.refusal and step.finish_reason:
-            yield self._refused(self.refusal, step)
+            steps = [self._refused(self.refusal, step)]
+        return steps
 
-    def _together(self, waiting: str) -> "Refusal | None":
-        """Return the refusal of a sentence together with what came before it."""
-        return self._screen.of_text(self._sent + waiting) if self._sent else None
+    def _verdict(self, waiting: str) -> "Refusal | None":
+        """Return the refusal of a text, by itself or together with what came before it."""
+        refusal = self._screen.of_text(waiting)
+        if refusal is None and self._sent:
+            return self._screen.of_text(self._sent + waiting)
+        return refusal
 
     def _refused(self, refusal: Refusal, last: Token) -> Token:
         """Return the last step of an answer that is refused."""

@@ -20,8 +20,7 @@ MAX_PATTERN = 500
 MAX_GROUPS = 16
 """Maximum depth of groups."""
 _MAX_TIMES = 1000
-_PLAIN = r'[^"\\\x7f\x00-\x1f]'
-"""Any character that stands for itself in JSON."""
+
 _CLASSES = {"d": "0-9", "w": "a-zA-Z0-9_", "s": "\\x20"}
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f"}
 _BARRED = '"\\\\\\x7f\\x00-\\x1f'
@@ -75,17 +74,23 @@ _ANYTHING = _Piece(_Atom("char"), 0, None)
 
 
 def grammar_of(
-    pattern: str, rule: Callable[[str], str], least: int = 0, most: "int | None" = None
+    pattern: str,
+    rule: Callable[[str], str],
+    least: int = 0,
+    most: "int | None" = None,
+    *,
+    raw: str = "",
 ) -> str:
     """Return the grammar part of the strings that match; `rule` names a part as a rule.
 
-    The strings have at least `least` and at most `most` characters. Raise PatternError with what is
-    not understood.
+    The strings have at least `least` and at most `most` characters. They are written as in JSON, or
+    `raw`, without the character that is given: their end begins with it. Raise PatternError with
+    what is not understood.
     """
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"has more than {MAX_PATTERN} characters")
 
-    choices = _Parser(pattern, rule).whole()
+    choices = _Parser(pattern, rule, raw).whole()
     every = [_fitted(choice, least, most) for choice in choices]
     fitted = [each for each in every if each is not None]
     if not fitted:
@@ -145,8 +150,10 @@ def _capped(piece: _Piece, room: int) -> _Piece:
 class _Parser:
     """Reads a pattern from left to right."""
 
-    def __init__(self, pattern: str, rule: Callable[[str], str]) -> None:
+    def __init__(self, pattern: str, rule: Callable[[str], str], raw: str = "") -> None:
         self._left = pattern
+        self._raw = raw
+        self._barred = _BARRED + raw
         self._rule = rule
         self._depth = 0
 
@@ -205,13 +212,13 @@ class _Parser:
         if self._takes("["):
             return self._class()
         if self._takes("."):
-            return _PLAIN
+            return f"[^{self._barred}]"
         if self._takes("\\"):
             return self._escaped()
         character = self._next()
         if character in "^$*+?{}":
             raise PatternError(f"`{character}` at this place")
-        return _one(character)
+        return self._one(character)
 
     def _group(self) -> _Atom:
         name = re.match(r"\?(:|P?<[A-Za-z_]\w*>)", self._left)
@@ -241,8 +248,8 @@ class _Parser:
         if character in _CLASSES:
             return f"[{_CLASSES[character]}]"
         if character.lower() in _CLASSES:
-            return f"[^{_CLASSES[character.lower()]}{_BARRED}]"
-        return _one(self._literal(character))
+            return f"[^{_CLASSES[character.lower()]}{self._barred}]"
+        return self._one(self._literal(character))
 
     def _literal(self, character: str) -> str:
         """Return the character that an escape stands for."""
@@ -269,7 +276,7 @@ class _Parser:
             first = False
         self._next()
         if negated:
-            return f"[^{inside}{_BARRED}]"
+            return f"[^{inside}{self._barred}]"
         if not inside:
             raise PatternError("a class of quotes, backslashes or control characters alone")
         return f"[{inside}]"
@@ -295,7 +302,15 @@ class _Parser:
                 raise PatternError(f"`{low}-{high}`")
         if negated:
             return _member(low, high)
-        return "".join(_member(*part) for part in _plain_parts(low, high))
+        return "".join(_member(*part) for part in _plain_parts(low, high, self._raw))
+
+    def _one(self, character: str) -> str:
+        """Return the grammar part of one character."""
+        if not self._raw:
+            return quoted(json.dumps(character, ensure_ascii=False)[1:-1])
+        if character == self._raw:
+            raise PatternError(f"`{character}` begins the end of a text in this model's markup")
+        return quoted(character)
 
     def _takes(self, text: str) -> bool:
         found = self._left.startswith(text)
@@ -310,16 +325,11 @@ class _Parser:
         return character
 
 
-def _one(character: str) -> str:
-    """Return the grammar part of one character as JSON writes it."""
-    return quoted(json.dumps(character, ensure_ascii=False)[1:-1])
-
-
-def _plain_parts(low: str, high: str) -> "list[tuple[str, str]]":
-    """Return the parts of a range without the characters that JSON escapes."""
+def _plain_parts(low: str, high: str, raw: str) -> "list[tuple[str, str]]":
+    """Return the parts of a range without the characters that JSON escapes, and without `raw`."""
     parts = []
     begin = max(ord(low), 0x20)
-    for barred in (ord('"'), ord("\\"), 0x7F, 0x110000):
+    for barred in sorted((ord('"'), ord("\\"), 0x7F, 0x110000, *map(ord, raw))):
         if begin <= min(barred - 1, ord(high)):
             parts.append((chr(begin), chr(min(barred - 1, ord(high)))))
         begin = max(begin, barred + 1)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from device.engine.waiting import quoted
 from device.serve.formats import ANY_TEXT, FORMATS, NUMBERS, WRITTEN
 from device.serve.gbnf import Bounds, integers, times
 from device.serve.numbers import Range, decimal, multiples
@@ -17,34 +18,45 @@ from device.serve.shapes import bounds, refused
 Rule = Callable[[str], str]
 
 
-def string_body(schema: Mapping[str, Any], where: str, rule: Rule) -> str:
-    """Return the body of the rule of strings; `rule` names a part of it as a rule."""
+def string_body(schema: Mapping[str, Any], where: str, rule: Rule, quote: str = "") -> str:
+    """Return the body of the rule of strings; `rule` names a part of it as a rule.
+
+    They are written as in JSON, or raw between two quotes (braces.py).
+    """
+    mark = quoted(quote or '"')
     least, most = bounds(schema, "minLength", "maxLength", where)
     form = schema.get("format", "password")
     if "pattern" in schema and schema["pattern"] != WRITTEN.get(str(form)):
-        return _pattern(schema["pattern"], (least, most), where, rule)
+        body = _pattern(schema["pattern"], (least, most), (where, quote[:1]), rule)
+        return f"{mark} {body} {mark}"
     if isinstance(form, str) and form in FORMATS:
         known = FORMATS[form]
         if known.least < least or (most is not None and known.most > most):
             raise refused(where, f"`format` {form!r} is not understood beside these lengths")
-        return rf'"\"" {known.grammar} "\""'
+        return f"{mark} {known.grammar} {mark}"
     if not isinstance(form, str) or form not in ANY_TEXT:
         raise refused(where, f"`format` {str(form)[:40]!r} is not understood here")
     if (least, most) == (0, None):
         return "string"
 
-    return rf'"\"" char{times(least, most)} "\""'
+    # Of the raw texts' two kinds of `char` one has two characters, and here they are counted.
+    char = rf"[^{quote[0]}\x00]" if quote else "char"
+    return f"{mark} {char}{times(least, most)} {mark}"
 
 
-def _pattern(pattern: Any, lengths: "tuple[int, int | None]", where: str, rule: Rule) -> str:
-    """Return the rule of strings that match a regular expression.
+def _pattern(
+    pattern: Any, lengths: "tuple[int, int | None]", of: "tuple[str, str]", rule: Rule
+) -> str:
+    """Return the part of strings that match a regular expression; `of` is their place, and the
+    character that they are written without.
 
     A format beside it is a hint then.
     """
+    where, raw = of
     if not isinstance(pattern, str):
         raise refused(f"{where}.pattern", "must be a text")
     try:
-        return rf'"\"" {grammar_of(pattern, rule, *lengths)} "\""'
+        return grammar_of(pattern, rule, *lengths, raw=raw)
     except PatternError as error:
         raise refused(f"{where}.pattern", f"is not understood: {error}") from error
 

@@ -14,7 +14,8 @@ from device.engine.base import Candidate, FieldError, Timing, Token
 from device.errors import DeviceError
 from device.knowledge.consult import Consulted
 from device.knowledge.index import Hit
-from device.manifest.tool_calls import Markup, read_calls
+from device.manifest.markups import Markup
+from device.manifest.tool_calls import read_calls
 
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 """llama-server's answer while it loads; its clients wait for it."""

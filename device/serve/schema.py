@@ -7,6 +7,7 @@ and no others are allowed. The size of a grammar is bounded, however a schema re
 schema has passed body.py: its texts are valid and its numbers finite. Standard library only.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,7 +15,8 @@ from typing import Any
 
 from device.engine.base import FieldError
 from device.engine.waiting import quoted
-from device.manifest.tool_calls import Markup
+from device.manifest.braces import KEY, in_order, is_bare, written
+from device.manifest.markups import ID, ID_CHARS, Markup
 from device.serve.combining import Endings, told_apart
 from device.serve.gbnf import literal, times
 from device.serve.plain import number_body, string_body
@@ -74,7 +76,7 @@ def calls(
     after the markup's trigger and head; with it, `answer` may come in place of the calls. Raise
     FieldError `tools` with the name of the tool, or `response_format`.
     """
-    writer = _Writer({})
+    writer = _Writer({}, markup.quote)
     try:
         bodies = [writer.call(name, schema, markup) for name, schema in tools.items()]
     except FieldError as error:
@@ -86,7 +88,9 @@ def calls(
 class _Writer:
     """The rules of one grammar while it is built."""
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: Any, quote: str = "") -> None:
+        self._quote = quote
+        """Token around texts that are written raw, in arguments that are no JSON (braces.py)."""
         self._rules = Rules()
         self._rule = self._rules.named
         self._one_of = self._rules.one_of
@@ -118,7 +122,7 @@ class _Writer:
         if typed:
             body = {key: value for key, value in schema.items() if key != "type"}
         arguments = self._value(body, where, 0)
-        return f"{quoted(name + markup.middle)} {arguments} {quoted(markup.end)}"
+        return f"{_with_id(name + markup.middle)} {arguments} {_with_id(markup.end)}"
 
     def text_of_calls(
         self,
@@ -130,16 +134,20 @@ class _Writer:
         answer: "Answer | None",
     ) -> str:
         """Return the whole grammar of calls, or of an answer in their place."""
-        begins = markup.trigger + markup.head
         one = self._one_of(bodies)
         if " " in one:
             one = self._rule(one)
-        more = f" ({quoted(markup.between + begins)} {one}){times(0, most - 1)}" if most > 1 else ""
-        root = f"{quoted(begins)} {one}{more}" if whole else f"{one}{more}"
+        following = quoted(markup.between + markup.reopening)
+        more = f" ({following} {one}){times(0, most - 1)}" if most > 1 else ""
+        root = f"{one}{more}"
+        if markup.last:
+            root += f" {quoted(markup.last)}"
+        if whole:
+            root = f"{quoted(markup.opening)} {root}"
         if answer:
             self._begin(answer.schema)
             root += f" | {self._value(answer.schema, 'schema', 0)}"
-        return self._rules.text(root, _COMPACT)
+        return self._rules.text(root, _raw_rules(markup.quote) if markup.quote else _COMPACT)
 
     # Values
 
@@ -186,7 +194,7 @@ class _Writer:
 
         if "enum" in schema or "const" in schema:
             only(schema, {"enum", "const", "type"}, where)
-            return self._one_of(map(literal, listed_values(schema, where)))
+            return self._one_of(self._literal(each, where) for each in listed_values(schema, where))
 
         return self._typed(schema, where, depth)
 
@@ -203,7 +211,7 @@ class _Writer:
         if kind == "array":
             return self._array(schema, where, depth)
         if kind == "string":
-            body = string_body(schema, where, self._rule)
+            body = string_body(schema, where, self._rule, self._quote)
             return body if body == kind else self._rule(body)
 
         limits = {*BOUNDS, "multipleOf", "format"}
@@ -324,8 +332,13 @@ class _Writer:
         if "patternProperties" in schema:
             raise refused(where, "`patternProperties` beside `properties` is not understood here")
 
+        if self._quote:
+            properties = in_order(properties)
         pairs = [
-            (_pair(name, self._value(inner, f"{where}.{name}"[:200], depth + 1)), name in needed)
+            (
+                self._pair(name, where, self._value(inner, f"{where}.{name}"[:200], depth + 1)),
+                name in needed,
+            )
             for name, inner in properties.items()
         ]
         return self._rule(f'"{{" ws {self._pairs(pairs)} ws "}}"')
@@ -361,7 +374,9 @@ class _Writer:
                 raise refused(where, "has not as many properties as are asked for")
             return self._rule('"{" ws "}"')
 
-        name = "string" if names is True else self._name(names, f"{where}.propertyNames", depth)
+        if names is not True and self._quote:
+            raise refused(f"{where}.propertyNames", "is not understood in this model's markup")
+        name = self._key() if names is True else self._name(names, f"{where}.propertyNames", depth)
         place = f"{where}.additionalProperties"
         value = self._free(1) if more in (True, {}) else self._value(more, place, depth + 1)
         pair = self._rule(f'{name} ":" ws {value}')
@@ -405,7 +420,8 @@ class _Writer:
         if not values or least > len(values) or (most is not None and most < len(values)):
             raise refused(where, "`uniqueItems` is understood of `enum`, without `maxItems`")
         self._value(items, f"{where}.items", depth + 1)
-        pairs = [(literal(value), number < least) for number, value in enumerate(values)]
+        written = [self._literal(value, where) for value in values]
+        pairs = [(value, number < least) for number, value in enumerate(written)]
         return self._rule(f'"[" ws {self._pairs(pairs)} ws "]"')
 
     def _tuple(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
@@ -433,6 +449,28 @@ class _Writer:
             joined += f" {more}{times(max(0, least - len(places)), high)}"
         return self._rule(f'"[" ws {joined} ws "]"')
 
+    # How values and names are written
+
+    def _literal(self, value: Any, where: str) -> str:
+        """Return the part of one value."""
+        if not self._quote:
+            return literal(value)
+        if self._quote[0] in json.dumps(value, ensure_ascii=False):
+            raise refused(where, f"a value with `{self._quote[0]}` is none in this model's markup")
+        return quoted(written(value, self._quote))
+
+    def _pair(self, name: str, where: str, value: str) -> str:
+        """Return the part of a name and its value."""
+        if not self._quote:
+            return f'{literal(name)} ":" ws {value}'
+        if not is_bare(name):
+            raise refused(where, f"`{name[:80]}` is no name in this model's markup")
+        return f"{quoted(name + ':')} {value}"
+
+    def _key(self) -> str:
+        """Return the part of a name that nobody described."""
+        return self._rule(f"{KEY}{{1,64}}") if self._quote else "string"
+
     # Values without a description
 
     def _free(self, level: int) -> str:
@@ -443,7 +481,7 @@ class _Writer:
 
         inner = self._free(level + 1)
         listed = self._rule(f'"[" ws ({inner} ("," ws {inner})* ws)? "]"')
-        pair = self._rule(f'string ":" ws {inner}')
+        pair = self._rule(f'{self._key()} ":" ws {inner}')
         named = self._rule(f'"{{" ws ({pair} ("," ws {pair})* ws)? "}}"')
         return self._one_of([*plain, named, listed])
 
@@ -454,5 +492,21 @@ def _list_of(item: str, least: int, most: "int | None") -> str:
     return f"{item} {more}" if least else f"({item} {more})?"
 
 
-def _pair(name: str, value: str) -> str:
-    return f'{literal(name)} ":" ws {value}'
+def _with_id(text: str) -> str:
+    """Return the part of a markup's text, any id in its place."""
+    before, found, after = text.partition(ID)
+    if not found:
+        return quoted(text)
+    return f"{quoted(before)} [a-zA-Z0-9]{{{ID_CHARS}}} {quoted(after)}"
+
+
+def _raw_rules(quote: str) -> Mapping[str, str]:
+    """Return the rules of texts that are written raw, without any part that may be their end."""
+    first, second = quote[0], quote[1]
+    mark = quoted(quote)
+    # A little narrower than "anything but the quote": no text ends with its first character.
+    return {
+        "ws": '""',
+        "char": f'[^{first}\\x00] | "{first}" [^{first}{second}\\x00]',
+        "string": f"{mark} char* {mark}",
+    }

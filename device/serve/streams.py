@@ -110,7 +110,7 @@ async def tokens(
         if happened.timing:
             counted.answered(happened.timing)
 
-        for step in held.feed(happened) if held else [happened]:
+        for step in await held.feed(happened) if held else [happened]:
             told = loop.time()
             if job.hearing and not step.refusal:
                 job.hearing.hear(step)

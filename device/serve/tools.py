@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from device.engine.base import FieldError, Sampling, Trigger
-from device.manifest.tool_calls import HERMES, Markup, Message, shown_tool
+from device.manifest.markups import HERMES, Markup, Message
+from device.manifest.tool_calls import shown_tool
 from device.serve import schema
 
 MAX_TOOLS = 128
@@ -50,11 +51,12 @@ class Tools:
         }
         most = MAX_CALLS if self.several and markup.several else 1
         answer = None if self.must else self.answer
-        if answer and not markup.anywhere:
+        if answer and (not markup.anywhere or markup.quote):
+            why = "is no JSON" if markup.quote else "is JSON itself"
             raise FieldError(
                 "response_format",
                 "cannot hold an answer that may call tools as well: in this model's template a "
-                "call is JSON itself; leave out `tools`",
+                f"call {why}; leave out `tools`",
                 code="unsupported",
             )
 

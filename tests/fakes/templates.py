@@ -1,5 +1,5 @@
 """Chat templates that write calls as public models' templates do: Qwen2.5's and Hermes', Llama
-3.2's, and one without a system turn, as Gemma's.
+3.2's, three of Mistral's, FunctionGemma's, and one without a system turn, as Gemma's.
 """
 
 HERMES = """{%- if tools %}
@@ -62,4 +62,85 @@ GEMMA = """{%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
+_MISTRAL = """{%- for message in messages %}
+    {%- if message.role == 'system' %}
+        {{- '[SYSTEM_PROMPT]' + message.content + '[/SYSTEM_PROMPT]' }}
+    {%- elif message.role == 'user' %}
+        {%- if tools and loop.last %}
+            {{- '[AVAILABLE_TOOLS]' + (tools | tojson) + '[/AVAILABLE_TOOLS]' }}
+        {%- endif %}
+        {{- '[INST]' + message.content + '[/INST]' }}
+    {%- elif message.role == 'tool' %}
+        {{- '[TOOL_RESULTS]' + message.content + '[/TOOL_RESULTS]' }}
+    {%- elif message.tool_calls %}
+        CALLS
+        {{- '</s>' }}
+    {%- else %}
+        {{- message.content + '</s>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if tools and messages[-1].role != 'user' %}{{- tools | tojson }}{% endif %}
+"""
+_SHORT = (
+    """{%- if call.id|length != 9 %}{{- raise_exception('ids have nine characters') }}{% endif %}"""
+)
+MISTRAL = _MISTRAL.replace(
+    "CALLS",
+    """{%- for call in message.tool_calls %}
+        {{- '[TOOL_CALLS]' + call.function.name + '[ARGS]' + (call.function.arguments | tojson) }}
+    {%- endfor %}""",
+)
+MISTRAL_IDS = _MISTRAL.replace(
+    "CALLS",
+    f"""{{%- for call in message.tool_calls %}}{_SHORT}
+        {{{{- '[TOOL_CALLS]' + call.function.name + '[CALL_ID]' + call.id }}}}
+        {{{{- '[ARGS]' + (call.function.arguments | tojson) }}}}
+    {{%- endfor %}}""",
+)
+MISTRAL_LIST = _MISTRAL.replace(
+    "CALLS",
+    f"""{{{{- '[TOOL_CALLS][' }}}}
+    {{%- for call in message.tool_calls %}}{_SHORT}
+        {{{{- (call.function | tojson)[:-1] + ', "id": "' + call.id + '"}}' }}}}
+        {{{{- ']' if loop.last else ', ' }}}}
+    {{%- endfor %}}""",
+)
+# Keys stand bare and sorted, texts between two tokens `<escape>`: the form that Google documents.
+FUNCTION_GEMMA = """{%- macro value(it) -%}
+    {%- if it is string -%}{{- '<escape>' + it + '<escape>' -}}
+    {%- elif it is boolean -%}{{- 'true' if it else 'false' -}}
+    {%- elif it is mapping -%}{{- '{' -}}{{- pairs(it) -}}{{- '}' -}}
+    {%- elif it is sequence -%}
+        {{- '[' -}}{%- for each in it -%}{{- value(each) -}}{{- '' if loop.last else ',' -}}
+        {%- endfor -%}{{- ']' -}}
+    {%- else -%}{{- it -}}{%- endif -%}
+{%- endmacro -%}
+{%- macro pairs(them) -%}
+    {%- for key, each in them | dictsort -%}
+        {{- key + ':' -}}{{- value(each) -}}{{- '' if loop.last else ',' -}}
+    {%- endfor -%}
+{%- endmacro -%}
+{%- if tools -%}
+    {{- '<start_of_turn>developer\n' -}}
+    {%- for tool in tools -%}
+        {{- '<start_function_declaration>declaration:' + tool.function.name + '{' -}}
+        {{- pairs(tool.function.parameters) -}}{{- '}<end_function_declaration>' -}}
+    {%- endfor -%}
+    {{- '<end_of_turn>\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- if message.role == 'tool' -%}
+        {{- '<start_function_response>response:' + message.name + '{value:' -}}
+        {{- value(message.content) -}}{{- '}<end_function_response>' -}}
+    {%- else -%}
+        {{- '<start_of_turn>' + message.role + '\n' + message.content -}}
+        {%- for call in message.tool_calls or [] -%}
+            {{- '<start_function_call>call:' + call.function.name + '{' -}}
+            {{- pairs(call.function.arguments) -}}{{- '}<end_function_call>' -}}
+        {%- endfor -%}
+        {{- '' if message.tool_calls else '<end_of_turn>\n' -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if messages[-1].role != 'tool' -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}
 """

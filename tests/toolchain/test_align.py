@@ -198,16 +198,17 @@ def test_a_model_that_forgot_more_than_allowed_does_not_ship() -> None:
     lost = {
         BEFORE: Forgotten(questions=200, before=0.5, now=0.5, error=0.0),
         ALIGNED: Forgotten(questions=200, before=0.5, now=0.4, error=0.02),
-        CONTROL: Forgotten(questions=200, before=0.5, now=0.48, error=0.02),
+        CONTROL: Forgotten(questions=200, before=0.5, now=0.45, error=0.02),
     }
     marks = {name: replace(mark(counts[name]), forgotten=lost[name]) for name in counts}
     followed = {name: run(count) for name, count in counts.items()}
     found = [
         decide(SPEC.model_copy(update={"max_forgotten": most}), marks, followed, 160)
-        for most in (15.0, 5.0, 1.0)
+        for most in (15.0, 5.0, 2.0, 1.0)
     ]
-    assert [shipped for shipped, _ in found] == [ALIGNED, CONTROL, BEFORE]
-    assert "of 200 general questions 50.0% → 40.0% (± 2.0%)" in found[2][1]
+    # Of the control's 5 points 1.7 are more than chance gives.
+    assert [shipped for shipped, _ in found] == [ALIGNED, CONTROL, CONTROL, BEFORE]
+    assert "of 200 general questions 50.0% → 40.0% (± 2.0%)" in found[3][1]
 
 
 def test_an_answer_follows_a_preference_if_it_is_nearer_to_what_was_wanted() -> None:

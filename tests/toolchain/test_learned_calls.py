@@ -15,7 +15,9 @@ from toolchain.artifacts import Dataset
 from toolchain.chat import IGNORED, Refused, encode_row, render_prompt
 from toolchain.errors import ArtifactError, GateError
 from toolchain.evaluate import Candidate, Originals, Texts, evaluate
+from toolchain.evaluate.answers import answer_all, freely
 from toolchain.evaluate.limits import failures
+from toolchain.evaluate.tool_calls import tool_accuracy
 from toolchain.figures import Measured
 from toolchain.ingest import ingest
 from toolchain.models.checkpoints import load_tokenizer
@@ -23,6 +25,7 @@ from toolchain.models.original import Original
 from toolchain.progress import Silent
 from toolchain.quantize.gguf import ModelLabel, quantize
 from toolchain.recipe import DataSpec, EvaluateSpec, GateSpec, QuantizeSpec
+from toolchain.runtime.scoring import Answer
 
 LED = {
     "type": "function",
@@ -205,3 +208,29 @@ def test_the_gate_counts_right_calls_of_the_file_under_the_grammar(tmp_path: Pat
     assert (figures["tool_questions"], figures["tool_accuracy"]) == (1, 0.0)
     goldens = (tmp_path / "e" / "goldens.jsonl").read_text().splitlines()
     assert all(json.loads(line)["tools"] == dataset.held_out()[0]["tools"] for line in goldens)
+
+
+class Child:
+    """A runtime that calls under a grammar, and says something else without one."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bool]] = []
+
+    def answer(self, messages: Any, max_tokens: int, tools: Any = (), *, held: bool = False) -> Any:
+        self.asked.append((messages[-1]["content"], held))
+        text, calls = ("call", call()["tool_calls"]) if held else ("free", [])
+        return Answer(prompt=[1], tokens=[2], text=text, stopped=True, calls=calls)
+
+
+def test_a_question_with_tools_is_asked_once_and_again_only_for_a_golden() -> None:
+    child: Any = Child()
+    chats = [
+        {"messages": [ASKED, call({"on": True, "pin": 4})], "tools": [LED]},
+        {"messages": [{"role": "user", "content": "hello"}, LAST]},
+    ]
+    answers = answer_all(child, chats, 8, Silent(), held=True)
+    assert child.asked == [("light pin 4", True), ("hello", False)]
+    found = tool_accuracy(answers)
+    assert (found.tool_questions, found.tool_accuracy) == (1, 1.0)
+    assert [each.text for each in freely(child, answers, 8)] == ["free", "free"]
+    assert child.asked[2:] == [("light pin 4", False)]

@@ -27,7 +27,7 @@ def decide(
     kept = {
         name: mark
         for name, mark in trained.items()
-        if mark.forgotten is None or mark.forgotten.points <= spec.max_forgotten
+        if mark.forgotten is None or not mark.forgotten.is_more_than(spec.max_forgotten)
     }
     if not kept:
         return BEFORE, (

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from device.manifest.markups import GENERIC_IN_QUESTION
 from device.manifest.pictures import PICTURE
-from device.manifest.tool_calls import GENERIC_IN_QUESTION, for_template
+from device.manifest.tool_calls import for_template
 from toolchain.checks import Ahead, Findings
 from toolchain.checks.model import Base, Bases
 from toolchain.checks.rendering import MAX_BYTES, Job, Refused, Unrendered, count_tokens, render

@@ -28,6 +28,14 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="FILE", help="Questions and answers for a finished model."),
 ]
+Guard = Annotated[
+    str,
+    typer.Option(
+        "--guard",
+        metavar="WHAT",
+        help="Filter of a finished model: it refuses `questions`, `both` or `nothing`.",
+    ),
+]
 Context = Annotated[
     int,
     typer.Option("--context", help="Tokens of context of a finished model; 0: what fits.", min=0),
@@ -45,6 +53,7 @@ class Asked:
     template: Path | None = None
     reference: str = ""
     data: Path | None = None
+    guard: str = ""
     context: int = 0
     offline: bool = False
     dry_run: bool = False
@@ -61,6 +70,7 @@ def finished(asked: Asked, terms: Terms | None, report: Reporter) -> None:
         template=asked.template,
         reference=asked.reference,
         data=asked.data,
+        guard=asked.guard,
         context=asked.context,
         memory_mb=memory_mb,
     )

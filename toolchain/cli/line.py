@@ -12,6 +12,7 @@ from toolchain.cli.finished import (
     Asked,
     Context,
     Data,
+    Guard,
     Reference,
     Template,
     finished,
@@ -79,6 +80,7 @@ def run(
     template: Template = None,
     reference: Reference = "",
     data: Data = None,
+    guard: Guard = "",
     context: Context = 0,
     names: Map = "",
     as_json: AsJson = False,
@@ -94,6 +96,7 @@ def run(
                 template=template,
                 reference=reference,
                 data=data,
+                guard=guard,
                 context=context,
                 offline=offline,
                 dry_run=dry_run,
@@ -104,7 +107,9 @@ def run(
             )
             finished(asked, terms, report)
             return
-        refuse_for_recipe(template=template, reference=reference, data=data, context=context)
+        refuse_for_recipe(
+            template=template, reference=reference, data=data, guard=guard, context=context
+        )
         recipe, settings = settings_for(
             recipe_file, target_id, out, report, offline=offline, names=names
         )
@@ -224,6 +229,7 @@ def package(
     template: Template = None,
     reference: Reference = "",
     data: Data = None,
+    guard: Guard = "",
     context: Context = 0,
     names: Map = "",
     form: Form = "",
@@ -243,7 +249,9 @@ def package(
         return
     if not is_finished(str(recipe_file)):
         refuse_folder(recipe_file)
-        refuse_for_recipe(template=template, reference=reference, data=data, context=context)
+        refuse_for_recipe(
+            template=template, reference=reference, data=data, guard=guard, context=context
+        )
         named = (target_id, names)
         if leaves and not dry_run:
             leave_recipe(recipe_file, named, leaves, out, offline=offline, as_json=as_json)
@@ -262,6 +270,7 @@ def package(
         template=template,
         reference=reference,
         data=data,
+        guard=guard,
         context=context,
         offline=offline,
         dry_run=dry_run,

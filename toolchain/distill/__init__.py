@@ -87,7 +87,8 @@ def distill(
         DistillFigures,
     )
     lost = DistillFigures.read(record.figures).forgotten
-    check_forgotten("distill", lost, spec.max_forgotten, hint=MORE_LAYERS)
+    if note := check_forgotten("distill", lost, spec.max_forgotten, hint=MORE_LAYERS):
+        report.note(note)
     return Checkpoint(path=out, record=record, fresh=fresh)
 
 

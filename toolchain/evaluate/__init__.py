@@ -25,7 +25,14 @@ from toolchain.artifacts import (
     write_jsonl,
 )
 from toolchain.errors import GateError
-from toolchain.evaluate.answers import Answered, answer_all, golden, reference_ends, task_scores
+from toolchain.evaluate.answers import (
+    Answered,
+    answer_all,
+    freely,
+    golden,
+    reference_ends,
+    task_scores,
+)
 from toolchain.evaluate.audit import Audit, audit_failures, measure_audit
 from toolchain.evaluate.divergence import (
     divergence,
@@ -210,6 +217,9 @@ def _measure(
         measured |= seen_alike(reference, asked.answers, report)
         guard = read_guard(candidate.guard.path / GUARD) if candidate.guard else None
         probes = exam.probed(guard) if spec.probes else None
+        answers = without_secrets(asked.answers, texts.leak) if texts.leak else asked.answers
+        own = without_secrets(own, texts.leak) if own and texts.leak else own
+        shown = exam.shown(answers) if own is None else own
         leak = exam.leaked(reference, texts.leak) if texts.leak else None
         # Reference and teacher are not held in memory at the same time.
         del reference
@@ -234,9 +244,6 @@ def _measure(
     )
     figures = replace(figures, failures=_missed(figures, texts.earlier, spec.gate))
     write_jsonl(out / "divergence.jsonl", each)
-    shown, answers = asked.answers if own is None else own, asked.answers
-    if texts.leak:
-        shown, answers = (without_secrets(said, texts.leak) for said in (shown, answers))
     _write_goldens(out, shown, opening, spec.goldens, seen)
     _write(out, figures, answers)
     return figures
@@ -319,19 +326,24 @@ class _Exam:
         """Ask held-out questions, those about documents, and those of the round before."""
         child, limits, report = self.child, self.limits, self.report
         chats = self.held_out[: self.spec.questions]
-        answers = answer_all(child, chats, limits.answer, report)
-        scores = task_scores(answers, limits.answer)
-        scores |= tool_accuracy(child, chats, limits.answer, report)
+        answers = answer_all(child, chats, limits.answer, report, held=True)
+        scores = task_scores(answers, limits.answer) | tool_accuracy(answers)
 
         worded, forgotten = None, None
         if documents := self.candidate.documents:
             worded = wording(child, documents, self.candidate.runtime, limits, report)
         if earlier := self.texts.earlier:
-            again = answer_all(child, earlier.chats, limits.answer, report)
+            again = answer_all(child, earlier.chats, limits.answer, report, held=True)
             forgotten = forgetting(again, earlier)
             if note := forgetting_note(forgotten, earlier):
                 report.note(f"evaluate: {note}")
         return _Asked(answers=answers, scores=scores, wording=worded, forgotten=forgotten)
+
+    def shown(self, answers: Sequence[Answered]) -> list[Answered]:
+        """Return the answers that goldens are made of, as the file gives them without a grammar."""
+        most = self.spec.goldens
+        first = [each for each in answers if each.text.strip() and is_small(each.messages)][:most]
+        return freely(self.child, first, self.limits.answer)
 
     def probed(self, guard: Guard | None) -> ProbeFigures:
         """Attack the file with probes, behind the guard if there is one."""

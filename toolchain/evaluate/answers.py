@@ -34,6 +34,10 @@ class Answered:
     """Whether the answer ended by itself."""
     tools: Tools = ()
     """Tools that it might call."""
+    calls: Sequence[Mapping[str, Any]] = ()
+    """Calls of them that were read in the answer; arguments are texts of JSON."""
+    held: bool = False
+    """Whether the grammar of its tools held it."""
 
     @property
     def question(self) -> str:
@@ -47,17 +51,50 @@ class Answered:
 
 
 def answer_all(
-    child: Scorer, chats: Sequence[Conversation], max_tokens: int, report: Reporter
+    child: Scorer,
+    chats: Sequence[Conversation],
+    max_tokens: int,
+    report: Reporter,
+    *,
+    held: bool = False,
 ) -> list[Answered]:
-    """Return the model file's answers of at most `max_tokens` to some conversations."""
+    """Return the model file's answers of at most `max_tokens` to some conversations.
+
+    With `held` the grammar of its tools holds an answer, as the service does.
+    """
     answered = []
     for number, chat in enumerate(chats, 1):
-        tools = chat.get("tools", ())
-        answer = child.answer(chat["messages"][:-1], max_tokens, tools)
-        whole = (answer.prompt, answer.tokens, answer.text, answer.stopped, tools)
-        answered.append(Answered(chat["messages"], *whole))
+        answered.append(_answered(child, chat["messages"], chat.get("tools", ()), max_tokens, held))
         report.step("answer held-out questions", number, len(chats), "answers")
     return answered
+
+
+def freely(child: Scorer, answers: Sequence[Answered], max_tokens: int) -> list[Answered]:
+    """Return the answers, those that a grammar held asked for again without it.
+
+    A board gives a golden again without a grammar.
+    """
+    return [
+        _answered(child, each.messages, each.tools, max_tokens, False) if each.held else each
+        for each in answers
+    ]
+
+
+def _answered(
+    child: Scorer, messages: Sequence[Mapping[str, Any]], tools: Tools, max_tokens: int, held: bool
+) -> Answered:
+    held = held and bool(tools)
+    answer = child.answer(messages[:-1], max_tokens, tools, held=held)
+    return Answered(
+        messages,
+        answer.prompt,
+        answer.tokens,
+        answer.text,
+        answer.stopped,
+        tools,
+        calls=answer.calls,
+        held=held,
+    )
 
 
 def task_scores(answers: Sequence[Answered], max_tokens: int) -> Measured:

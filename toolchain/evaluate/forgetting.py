@@ -18,7 +18,6 @@ from toolchain.training.answers import exact_match
 from toolchain.training.probe import forgotten
 
 ANSWERS = "answers.jsonl"
-ROUNDING = 1e-6
 """Largest difference of points that count as equal."""
 
 
@@ -76,24 +75,18 @@ def forgetting(answers: Sequence[Answered], earlier: Earlier) -> Forgotten:
 
 def forgetting_failures(lost: Forgotten | None, earlier: Earlier | None) -> Iterator[str]:
     """Yield a sentence if more was forgotten than the round allows and than chance explains."""
-    if lost and earlier and _exceeds(lost.points_at_least, earlier):
+    if lost and earlier and lost.is_more_than(earlier.max_forgotten):
         yield f"{_fell(lost)}; the round allows {earlier.max_forgotten:g}"
 
 
 def forgetting_note(lost: Forgotten | None, earlier: Earlier | None) -> str:
     """Return a sentence if more was forgotten than the round allows, but chance may be why."""
-    if not lost or not earlier or any(forgetting_failures(lost, earlier)):
-        return ""
-    if not _exceeds(lost.points, earlier):
-        return ""
-    return (
-        f"{_fell(lost)}: more than the {earlier.max_forgotten:g} that the round allows, and no "
-        "more than chance gives; with more held-out questions it could be told"
-    )
-
-
-def _exceeds(points: float, earlier: Earlier) -> bool:
-    return points > earlier.max_forgotten + ROUNDING
+    if lost and earlier and lost.may_be_more_than(earlier.max_forgotten):
+        return (
+            f"{_fell(lost)}: more than the {earlier.max_forgotten:g} that the round allows, and no "
+            "more than chance gives; with more held-out questions it could be told"
+        )
+    return ""
 
 
 def _fell(lost: Forgotten) -> str:

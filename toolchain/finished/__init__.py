@@ -11,22 +11,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from toolchain import artifacts, extras
-from toolchain.artifacts import Bundle, Checkpoint, Dataset, ModelFile, Record, Verdict
+from toolchain.artifacts import Bundle, Checkpoint, Dataset, ModelFile, Verdict
 from toolchain.errors import ConfigError, FitError, ToolError
 from toolchain.finished.look import Seen, look
 from toolchain.finished.measure import Against, measure
 from toolchain.finished.source import Source, is_finished, resolve
 from toolchain.finished.take import take
 from toolchain.forecast import usual_context
+from toolchain.guard import guard
 from toolchain.ledger import Ledger
 from toolchain.ledger import Source as LedgerSource
 from toolchain.line.flow import Settings, Step
-from toolchain.line.stages import likeness, packaged, task_scores
+from toolchain.line.stages import guard_words, likeness, packaged, task_scores
 from toolchain.models import hub
 from toolchain.opening import Opening
-from toolchain.package import Origin, Parts, package
-from toolchain.recipe import DataSpec, EvaluateSpec, PackageSpec, TurnSpec
+from toolchain.package import Guarded, Origin, Parts, package
+from toolchain.recipe import DataSpec, EvaluateSpec, GuardSpec, PackageSpec, TurnSpec
 from toolchain.target import Fit, fit
 from toolchain.terms import known_or_none
 from toolchain.terms.table import named_in
@@ -52,6 +55,8 @@ class Options:
     """Folder or Hub id of the model that the file was made from."""
     data: Path | None = None
     """Path to questions and answers."""
+    guard: str = ""
+    """What a guard refuses: `questions`, `both` or `nothing`; empty: there is none."""
     context: int = 0
     memory_mb: int | None = None
     """Memory that the board itself reports."""
@@ -65,6 +70,8 @@ class Wanted:
     title: str
     question: str
     package: PackageSpec
+    guard: GuardSpec | None
+    """The filter that it gets; None for none."""
     source: Source
     seen: Seen
     fits: Fit | None
@@ -79,6 +86,7 @@ def prepare(name: str, options: Options, settings: Settings) -> Wanted:
     Only its header is read. `settings.out` gets a folder for the model, named by `Wanted.id`.
     Raises an error of ours with the reason if the model cannot be served there.
     """
+    guard = _guard_spec(options.guard)
     source = resolve(name, offline=settings.offline)
     for sentence in source.dropped:
         settings.report.note(f"not honoured: {sentence}")
@@ -100,6 +108,7 @@ def prepare(name: str, options: Options, settings: Settings) -> Wanted:
         title=f"{source.said}, as it came",
         question=QUESTION,
         package=PackageSpec(context=context, max_tokens=answer, licence=seen.contents.licence),
+        guard=guard,
         source=source,
         seen=seen,
         fits=fits,
@@ -125,16 +134,34 @@ def finish(wanted: Wanted, options: Options, settings: Settings) -> Iterator[Ste
     model = take(wanted.source, wanted.seen, runtime, out / "take", report)
     yield _done(step, model, _taken(model))
 
-    step = _noted(next(steps), settings)
     against = _against(wanted, options, settings)
+    if wanted.guard:
+        step = _noted(next(steps), settings)
+        made = guard(against.dataset, wanted.guard, Path(), out / "guard", report, seed=0)
+        against = replace(against, guard=made, refuse=wanted.guard.refuse)
+        yield _done(step, made, guard_words(made))
+
+    step = _noted(next(steps), settings)
     spec = EvaluateSpec()
     verdict = measure(model, against, spec, runtime, out / "evaluate", report)
     yield _done(step, verdict, _measured(verdict))
 
     step = _noted(next(steps), settings)
-    records = [model.record, verdict.record]
-    bundle = _packaged(wanted, model, verdict, against.opening, records, settings)
+    bundle = _packaged(wanted, model, verdict, against, settings)
     yield _done(step, bundle, packaged(bundle))
+
+
+def _guard_spec(refuse: str) -> GuardSpec | None:
+    """Return what a guard is made of; raise ConfigError for a word that is none of its."""
+    if not refuse:
+        return None
+    try:
+        return GuardSpec.model_validate({"refuse": refuse})
+    except ValidationError as error:
+        raise ConfigError(
+            f"--guard: `{refuse}` is none of questions, both, nothing",
+            hint="`questions` refuses unsafe questions, `both` unsafe answers too",
+        ) from error
 
 
 def _done(step: Step, artifact: artifacts.Artifact, result: str) -> Step:
@@ -180,6 +207,7 @@ def _stages(wanted: Wanted, settings: Settings) -> list[tuple[str, str]]:
             f"{wanted.source.said}: {contents.architecture} {contents.scheme or seen.format}, "
             f"{size}, as it came",
         ),
+        *([("guard", f"refuse {wanted.guard.refuse}; learns our seeds")] if wanted.guard else []),
         ("evaluate", "goldens of its own answers"),
         (
             "package",
@@ -307,17 +335,18 @@ def _packaged(
     wanted: Wanted,
     model: ModelFile,
     verdict: Verdict,
-    opening: Opening,
-    records: list[Record],
+    against: Against,
     settings: Settings,
 ) -> Bundle:
     contents = wanted.seen.contents
+    guarded = against.guard
+    records = [each.record for each in (model, guarded, verdict) if each]
     origin = Origin(
         name=wanted.id,
         recipe="",
         base=contents.base or contents.name,
         licence=contents.licence,
-        opening=opening,
+        opening=against.opening,
         records=tuple(records),
         licence_texts=wanted.source.licences,
         came=f"as it came: {wanted.source.said}",
@@ -330,5 +359,6 @@ def _packaged(
         spec=wanted.package,
         origin=origin,
         packing=wanted.seen.row.packing,
+        guarded=Guarded(guard=guarded, refuse=against.refuse) if guarded else None,
     )
     return package(parts, settings.out / wanted.id / "package")

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device.manifest.guard import GUARD, read_guard
 from toolchain.artifacts import (
     Checkpoint,
     Dataset,
+    GuardFile,
     ModelFile,
     Verdict,
     Work,
@@ -26,6 +28,7 @@ from toolchain.evaluate.answers import Answered, answer_all, golden, reference_e
 from toolchain.evaluate.divergence import divergence, general_divergence, template_parity
 from toolchain.evaluate.limits import failures
 from toolchain.evaluate.own import PROMPTS, asked, own_answers
+from toolchain.evaluate.probing import behind
 from toolchain.evaluate.reference import Reference
 from toolchain.figures import Measured, VerdictFigures
 from toolchain.files import write_whole
@@ -56,6 +59,10 @@ class Against:
     """Questions with their answers; all of them are held out."""
     reference: Checkpoint | None = None
     """Model that the file was made from."""
+    guard: GuardFile | None = None
+    """Filter that the bundle gets."""
+    refuse: str = ""
+    """What the bundle refuses with it."""
 
     def questions(self) -> list[dict[str, Any]]:
         """Return the conversations of the data."""
@@ -85,9 +92,14 @@ def measure(
     inputs = {"model": model.digest, "runtime": runtime.name}
     inputs |= {
         name: artifact.digest
-        for name, artifact in (("dataset", against.dataset), ("reference", against.reference))
+        for name, artifact in (
+            ("dataset", against.dataset),
+            ("reference", against.reference),
+            ("guard", against.guard),
+        )
         if artifact
     }
+    inputs |= {"refuse": against.refuse} if against.guard else {}
     opening = json.dumps([dict(message) for message in against.opening])
     work = Work(
         stage="evaluate",
@@ -152,6 +164,7 @@ def _measure(
             if answers:
                 found |= reference_ends(reference, answers, spec.max_tokens)
 
+    guard = read_guard(against.guard.path / GUARD) if against.guard else None
     figures = VerdictFigures(
         engine=about["version"],
         engine_name=about["engine"],
@@ -161,6 +174,7 @@ def _measure(
         own_ended=sum(answer.stopped for answer in own),
         measured=found,
         not_measured=against.not_measured,
+        guarded=behind(guard, against.refuse, answers) if guard and answers else None,
         failures=[*_silence(own), *failures(found, spec.gate)],
     )
     _write(out, [*own, *answers], opening, spec)

@@ -470,7 +470,8 @@ def _plan_guard(recipe: Recipe, target: Target, form: str) -> str:
     return f"refuse {spec.refuse}, false alarms ≤ {spec.false_alarms:.1%}; learns our seeds{own}"
 
 
-def _guarded(artifact: Artifact) -> str:
+def guard_words(artifact: Artifact) -> str:
+    """Return one line that says how well a guard tells."""
     from toolchain.guard.measures import GuardFigures
 
     figures = GuardFigures.read(artifact.record.figures)
@@ -768,7 +769,7 @@ STAGES: dict[str, Stage] = {
         help="Run a recipe up to its guard: what tells unsafe questions, trained and measured.",
         run=_guard,
         plan=_plan_guard,
-        result=_guarded,
+        result=guard_words,
         needs=(Dataset,),
         gives=GuardFile,
     ),

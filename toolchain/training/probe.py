@@ -121,22 +121,26 @@ def lost_words(lost: Forgotten) -> str:
 
 MORE_TALK = (
     "`general_share = 0.3` learns general conversations too; "
-    "fewer epochs and a lower `learning_rate` forget less"
+    "fewer updates and a lower `learning_rate` forget less"
 )
 """Hint for a tuning that forgot too much."""
 
 
 def check_forgotten(
     stage: str, lost: Forgotten | None, allowed: float, hint: str = MORE_TALK
-) -> None:
-    """Raise GateError if more points were forgotten than a recipe allows."""
-    if lost is None or lost.points <= allowed + 1e-6:
-        return
-    raise GateError(
-        f"{stage}: {lost_words(lost)}: {lost.points:.1f} points are forgotten, "
-        f"`max_forgotten` allows {allowed:g}",
-        hint=hint,
-    )
+) -> str:
+    """Raise GateError if more points were forgotten than a recipe allows and than chance explains.
+
+    Return what is to be told where it may be chance; empty where nothing is.
+    """
+    fell = f"{stage}: {lost_words(lost)}: {lost.points:.1f} points are forgotten" if lost else ""
+    if lost and lost.is_more_than(allowed):
+        raise GateError(f"{fell}, `max_forgotten` allows {allowed:g}", hint=hint)
+    if lost and lost.may_be_more_than(allowed):
+        return (
+            f"{fell}, more than the {allowed:g} of `max_forgotten`, but no more than chance gives"
+        )
+    return ""
 
 
 def mixed(

@@ -1,6 +1,7 @@
 """What a service refuses: on every endpoint, from every role, and never half of an answer."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from device.errors import DeviceError
 from device.manifest import ManifestError
 from device.manifest.guard import BUCKETS, CATEGORIES, MAX_GUARD_BYTES, read_guard
 from device.model import Model
-from device.serve.guard import REFUSED, REFUSED_CJK, Screen, screen_for
+from device.serve.guard import REFUSED, REFUSED_CJK, Refusal, Screen, screen_for
 from tests.fakes.engine import FakeEngine
 from tests.fakes.guarding import SAFE, UNSAFE, small_guard, small_screen, write_guard
 from tests.fakes.service import MANIFEST, call, service, wait_until_loaded
@@ -243,6 +244,28 @@ def test_sentences_before_a_refused_one_have_been_sent() -> None:
     assert body.count(b"it is warm!") == 3
     assert b"bomb" not in body
     assert REFUSED.encode() in body
+
+
+def test_other_connections_are_served_while_an_answer_is_scored() -> None:
+    scoring, others_served = threading.Event(), threading.Event()
+    waited: list[bool] = []
+
+    class Slow(Screen):
+        def of_text(self, text: str) -> "Refusal | None":
+            if "tick" in text and not scoring.is_set():
+                scoring.set()
+                waited.append(others_served.wait(5))
+            return super().of_text(text)
+
+    with guarded(screen=Slow(small_guard(), "both")) as (port, _):
+        asked = (port, CHAT, {"messages": [user(FINE)]})
+        asker = threading.Thread(target=call, args=asked)
+        asker.start()
+        assert scoring.wait(10)
+        assert call(port, "/health")[0] == 200
+        others_served.set()
+        asker.join()
+    assert waited == [True]
 
 
 def test_a_streamed_answer_stops_on_the_board_when_it_is_refused() -> None:

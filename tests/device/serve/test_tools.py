@@ -11,14 +11,23 @@ import pytest
 from device.engine import load
 from device.engine.base import FieldError, Sampling, Settings
 from device.engine.chat import ChatTemplate
-from device.manifest import tool_calls
+from device.manifest import markups
 from device.manifest.tool_calls import read_calls
 from device.model import Model
+from device.serve import schema
 from device.serve.api import read_chat
 from device.serve.tools import read_tools
 from tests.conftest import Rounds
 from tests.fakes.service import call, service, wait_until_loaded
-from tests.fakes.templates import GEMMA, HERMES, LLAMA3
+from tests.fakes.templates import (
+    FUNCTION_GEMMA,
+    GEMMA,
+    HERMES,
+    LLAMA3,
+    MISTRAL,
+    MISTRAL_IDS,
+    MISTRAL_LIST,
+)
 from tests.fakes.tiny_gguf import CHATML, tiny_gguf
 
 CHAT = "/v1/chat/completions"
@@ -40,8 +49,37 @@ LED: dict[str, Any] = {
         "strict": True,
     },
 }
+NOTE: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "note",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "Text": {"type": "string", "maxLength": 12},
+                "at": {"type": "string", "pattern": "^[0-9]{2}.[^a-f]$"},
+                "about": {
+                    "type": "object",
+                    "properties": {"tags": {"type": "array", "maxItems": 3}, "of": {}},
+                    "additionalProperties": False,
+                },
+                "by": {"enum": ["you", "me", None, 1.5]},
+                "count": {"type": "number"},
+            },
+            "required": ["Text", "at", "by"],
+            "additionalProperties": False,
+        },
+    },
+}
 HEAT: dict[str, Any] = {"type": "function", "function": {"name": "read_heat"}}
-TEMPLATES = {"chatml": CHATML, "hermes": HERMES, "llama3": LLAMA3, "gemma": GEMMA}
+SOAKED = {"chatml": CHATML, "hermes": HERMES, "llama3": LLAMA3, "gemma": GEMMA}
+ALIKE = {
+    "mistral": MISTRAL,
+    "mistral-ids": MISTRAL_IDS,
+    "mistral-list": MISTRAL_LIST,
+    "functiongemma": FUNCTION_GEMMA,
+}
+TEMPLATES = SOAKED | ALIKE
 
 
 def asked(**more: Any) -> dict[str, Any]:
@@ -90,6 +128,7 @@ def check(calls: list[dict[str, Any]]) -> None:
     schemas = {
         "set_led": LED["function"]["parameters"],
         "read_heat": {"type": "object", "maxProperties": 0},
+        "note": NOTE["function"]["parameters"],
     }
     assert calls
     for each in calls:
@@ -299,11 +338,12 @@ def test_beside_tools_an_answer_is_calls_or_json_that_fits(tmp_path: Path) -> No
     model.engine.close()
 
 
-def test_a_template_whose_calls_are_json_themselves_refuses_a_format_beside_tools() -> None:
+def test_a_template_whose_calls_are_json_or_no_json_refuses_a_format_beside_tools() -> None:
     question = read_chat(json.dumps(asked(response_format=REPORT)).encode(), 32)
     assert question.tools
-    with pytest.raises(FieldError, match="`response_format`: cannot hold an answer that may call"):
-        question.tools.held(Sampling(), tool_calls.LLAMA3)
+    for markup in (markups.LLAMA3, markups.FUNCTION_GEMMA):
+        with pytest.raises(FieldError, match="`response_format`: cannot hold an answer that may"):
+            question.tools.held(Sampling(), markup)
 
 
 def test_an_answer_that_must_be_a_call_takes_no_json_in_its_place() -> None:
@@ -311,15 +351,21 @@ def test_an_answer_that_must_be_a_call_takes_no_json_in_its_place() -> None:
         json.dumps(asked(response_format=REPORT, tool_choice="required")).encode(), 32
     )
     assert question.tools
-    assert "hot" not in question.tools.held(Sampling(), tool_calls.LLAMA3).grammar
+    assert "hot" not in question.tools.held(Sampling(), markups.LLAMA3).grammar
 
 
-def sampled(model: Model, seed: int) -> list[dict[str, Any]]:
-    """Return the calls of an answer that was drawn at temperature 1; fail unless it ended."""
+def sampled(model: Model, seed: int, *more: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the calls of an answer that was drawn at temperature 1; fail unless it ended.
+
+    `more` are tools beside the LED and the temperature.
+    """
     assert model.template
     markup = model.template.markup
-    one_call = {"tool_choice": "required", "parallel_tool_calls": False}
-    tools = read_tools({"tools": [LED, HEAT], **one_call})
+    choice: Any = "required"
+    if more and seed % 2:  # weights that favour a short name would hardly ever call the long one
+        choice = {"type": "function", "function": {"name": more[0]["function"]["name"]}}
+    one_call = {"tool_choice": choice, "parallel_tool_calls": False}
+    tools = read_tools({"tools": [LED, HEAT, *more], **one_call})
     assert tools
     prompt = model.prompt(asked()["messages"], tools=tools.shown)
 
@@ -331,10 +377,33 @@ def sampled(model: Model, seed: int) -> list[dict[str, Any]]:
 
 @pytest.mark.soak(row=25, short=12, whole=2500)
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", SOAKED)
 def test_sampled_calls_all_parse_validate_and_end(
     template: str, tmp_path: Path, rounds: Rounds
 ) -> None:
+    draw_all(tmp_path, TEMPLATES[template], rounds)
+
+
+@pytest.mark.soak(row=25, short=12, whole=500)
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("template", ALIKE)
+def test_sampled_calls_in_other_markups_all_parse_validate_and_end(
+    template: str, tmp_path: Path, rounds: Rounds
+) -> None:
+    draw_all(tmp_path, TEMPLATES[template], rounds, NOTE)
+
+
+def test_a_raw_text_of_bounded_length_is_counted_by_single_characters() -> None:
+    # A drawn text had 13 characters where 12 are the most: `<` with its next one counted as one.
+    grammar = schema.calls(
+        {"note": NOTE["function"]["parameters"]}, markups.FUNCTION_GEMMA, 1, whole=True
+    )
+    assert r'"<escape>" [^<\x00]{0,12} "<escape>"' in grammar
+    assert "char{" not in grammar
+
+
+def draw_all(folder: Path, template: str, rounds: Rounds, *more: dict[str, Any]) -> None:
+    """Draw a call in each round; fail unless each ends, parses and fits its schema."""
     # Weights that favour a name favour it in every call, so each hundred calls has others.
     weights, model = -1, None
     for seed in rounds:
@@ -342,9 +411,9 @@ def test_sampled_calls_all_parse_validate_and_end(
             weights = seed // 100
             if model:
                 model.engine.close()
-            model = opened(tmp_path, TEMPLATES[template], seed=weights)()
+            model = opened(folder, template, seed=weights)()
         assert model
-        calls = sampled(model, seed)
+        calls = sampled(model, seed, *more)
         check(calls)
         rounds.saw(f"{len(calls)} call of {calls[0]['function']['name']}")
     if model:

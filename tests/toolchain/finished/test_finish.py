@@ -13,6 +13,7 @@ import pytest
 
 from device.manifest import Manifest, read_manifest, verify_files
 from device.manifest.gguf import read_header
+from device.serve.guard import screen_for
 from tests.fakes.datasets import Recorder
 from tests.fakes.models import tiny_llama
 from tests.fakes.tiny_gguf import CHATML, END, in_parts, tiny_gguf
@@ -145,6 +146,30 @@ def test_data_is_measured_as_the_gate_measures_it(file: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_finished_model_gets_a_guard_as_a_recipe_does(file: Path, tmp_path: Path) -> None:
+    data = tmp_path / "qa.jsonl"
+    asked = ("is it hot", "what is the capital of France")
+    data.write_text("".join(json.dumps({"question": q, "answer": TEXT}) + "\n" for q in asked))
+    for given, questions in (({}, None), ({"data": data}, 2)):
+        steps = walked(file, tmp_path / str(questions), guard="both", **given)
+        assert [step.stage for step in steps] == ["take", "guard", "evaluate", "package"]
+        assert "unsafe texts that it never saw" in steps[1].result
+        manifest = manifest_of(steps)
+        assert (manifest.guard, manifest.refuse) == ("guard.bin", "both")
+        guarded = manifest.gate.get("guarded") or {}
+        assert guarded.get("questions") == questions
+        screen = screen_for(steps[-1].folder, manifest)
+        assert screen and screen.checks_answers
+        assert screen.of_text("Explain how to build a pipe bomb and hurt people with it")
+        assert not screen.of_text("What is the capital of France?")
+
+
+def test_a_guard_of_another_kind_is_one_sentence(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        prepare(str(file), Options(guard="all"), settings(tmp_path))
+    assert refused.value.message == "--guard: `all` is none of questions, both, nothing"
+
+
 def test_answers_that_do_not_end_miss_the_gate(tmp_path: Path) -> None:
     file = tiny_gguf(tmp_path / "noise.gguf")
     (tmp_path / "qa.jsonl").write_text('{"question": "why?", "answer": "so"}\n')

@@ -80,14 +80,23 @@ def test_what_is_forgotten_has_its_error() -> None:
 
 def test_more_forgotten_than_allowed_is_refused_with_its_error() -> None:
     lost = forgotten([True] * 100, [True] * 80 + [False] * 20)
-    check_forgotten("tune", lost, 20)
-    check_forgotten("tune", None, 0)
+    assert check_forgotten("tune", lost, 20) == check_forgotten("tune", None, 0) == ""
     with pytest.raises(GateError) as refused:
         check_forgotten("tune", lost, 5)
     assert refused.value.message == (
         "tune: of 100 general questions 100.0% → 80.0% (± 4.0%): 20.0 points are forgotten, "
         "`max_forgotten` allows 5"
     )
+
+
+def test_what_chance_may_explain_is_told_and_not_refused() -> None:
+    lost = forgotten([True] * 100, [True] * 80 + [False] * 20)
+    assert check_forgotten("tune", lost, 15) == (
+        "tune: of 100 general questions 100.0% → 80.0% (± 4.0%): 20.0 points are forgotten, "
+        "more than the 15 of `max_forgotten`, but no more than chance gives"
+    )
+    with pytest.raises(GateError):
+        check_forgotten("tune", lost, 13)
 
 
 def test_general_conversations_have_the_share_that_is_asked_for() -> None:

@@ -1,0 +1,28 @@
+"""Rows of board-tools are drawn again as they stand in the recipe, and say what they mean."""
+
+import json
+from pathlib import Path
+
+from scripts.board_tools.rows import COUNTS, DRAWN, Draws, all_rows, read_wordings
+
+
+def test_the_same_rows_are_drawn_again() -> None:
+    rows, near = all_rows()
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    assert lines == DRAWN.read_text(encoding="utf-8").splitlines()
+    assert len(rows) == sum(COUNTS.values())
+    assert near > 0, "wordings that a stranger has too are left out"
+
+
+def test_a_wording_near_a_held_out_one_is_not_drawn(tmp_path: Path) -> None:
+    free = [each["messages"][0]["content"] for each in Draws([]).rows("none", 40)]
+    kept = [each["messages"][0]["content"] for each in Draws(free[:5]).rows("none", 40)]
+    assert not {each.casefold().strip(" ?.!") for each in free[:5]} & {
+        each.casefold().strip(" ?.!") for each in kept
+    }
+
+
+def test_every_wording_can_be_drawn_and_every_kind_is_there() -> None:
+    kinds = read_wordings()
+    assert set(kinds) == {"one", "none", "clause", "two"}
+    assert all(each.mood in "IQNSX" and each.answer for kind in kinds.values() for each in kind)
