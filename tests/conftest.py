@@ -48,6 +48,7 @@ FIRST = (
     "tests/test_board_line.py",
     "tests/toolchain/board/test_recording.py",
     "tests/test_board_tflite.py",
+    "tests/test_board_onnx.py",
     "tests/toolchain/board/test_userland.py",
 )
 """Files that take longest, the longest first: one that began last would end alone.

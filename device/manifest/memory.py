@@ -5,8 +5,8 @@ from collections import Counter
 from device.manifest import Manifest
 
 CUDA_BYTES = 512 << 20
-"""Memory of a card that CUDA itself takes, at the most."""
-# Not measured by us yet: benchmarks/gpu/cuda.py prints what a card shows.
+"""Memory of a card that CUDA itself takes: assumed, and called so wherever it is shown."""
+# Not measured by us yet: benchmarks/gpu/cuda_run.py prints what it and the rest took on a card.
 CONTEXT_STEP = 256
 """llama.cpp rounds a context up to this."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu import cuda_run
+from device.manifest.memory import CUDA_BYTES
 from tests.fakes.tiny_gguf import tiny_gguf
 from toolchain import runtime
 
@@ -77,6 +78,45 @@ def test_a_goal_that_is_missed_stays_in_the_table(ratio: float, holds: str) -> N
     assert (
         f"| C1 tg ≥ 0.97 × llama-bench, m | 97 against 100 tokens/s, {ratio} | {holds} |" in shown
     )
+
+
+@pytest.mark.parametrize(("used_mb", "holds"), [(1512, "yes"), (1600, "NO"), (1400, "NO")])
+def test_memory_is_judged_by_what_the_model_takes_and_not_by_the_size_of_the_card(
+    used_mb: int, holds: str
+) -> None:
+    each = {"used_mb": used_mb, "model_expected_mb": 1000.0, "cuda_and_rest_mb": used_mb - 1000.0}
+    about = {"card": "H100", "memory_total_mb": 81559}
+    shown = cuda_run.table({"machine": about, "not_reached": [], "memory": {"m": each}})
+    assert f"which took {used_mb - 1000} | {holds} |" in shown
+
+
+def test_both_computers_assume_the_same_memory_for_cuda() -> None:
+    assert cuda_run.CUDA_MB == CUDA_BYTES >> 20
+
+
+def test_a_machine_without_card_compiler_or_pack_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools, pack = tmp_path / "tools", tmp_path / "pack"
+    tools.mkdir()
+    pack.mkdir()
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setattr(cuda_run, "_nvcc", lambda: str(tools / "nvcc"))
+
+    def said(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["cuda_run.py", str(pack), "--out", "out", *words])
+        with pytest.raises(SystemExit) as caught:
+            cuda_run.main()
+        return str(caught.value)
+
+    assert said() == f"error: {pack}: no pack of cuda_pack.py"
+    (pack / "about.json").write_text("{}")
+    assert said() == "error: no `nvcc`: CUDA's compiler is not installed"
+    assert said("--build-only", "9.0") == "error: no `nvcc`: CUDA's compiler is not installed"
+    (tools / "nvcc").write_text("#!/bin/sh\necho release 12.8\n")
+    (tools / "nvcc").chmod(0o755)
+    assert said().startswith("error: no card: `nvidia-smi` names none; ")
+    assert said("--built", str(tools)).startswith(f"error: {tools}: no `llama-bench`")
 
 
 def test_a_shape_gets_its_size_back(tmp_path: Path) -> None:

@@ -46,16 +46,13 @@ def read_ends(folder: Path) -> Ends:
     ids = encoder.get_vocab()
     added = [token.content for token in encoder.get_added_tokens_decoder().values()]
     specials, stop_ids = tokenizer.special_ids(folder, settings, ids, added)
-    texts = {number: text for text, number in ids.items()}
-    bos, eos = (
-        texts.get(specials.get(f"tokenizer.ggml.{role}_token_id", -1), "")
-        for role in ("bos", "eos")
-    )
+    numbers = (specials.get(f"tokenizer.ggml.{role}_token_id", -1) for role in ("bos", "eos"))
+    bos, eos = (encoder.id_to_token(number) if number >= 0 else "" for number in numbers)
 
     return Ends(
         template=tokenizer.chat_template(folder, settings),
-        bos=bos,
+        bos=bos or "",
         bos_id=specials.get("tokenizer.ggml.bos_token_id"),
-        eos=eos,
+        eos=eos or "",
         stop_ids=stop_ids,
     )

@@ -3,11 +3,9 @@ mutants.
 """
 
 import random
-import resource
 import signal
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from device.manifest import ManifestError
 from device.manifest.gguf import read_header
 from tests.conftest import Rounds
+from tests.fakes.bounds import bounds
 from tests.fakes.gguf_bytes import (
     ARRAY,
     BOOL,
@@ -176,26 +175,6 @@ def test_the_shapes_behind_the_cves_are_refused_on_board_and_host(file: Path, sh
         read_header(file)
     with bounds(), pytest.raises(ArtifactError, match=r"^model\.gguf: "):
         read_contents(file)
-
-
-@contextmanager
-def bounds() -> Iterator[None]:
-    """Let the block have a second of the processor and 256 MB more than there are."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = signal.signal(signal.SIGPROF, _too_slow)
-    resource.setrlimit(resource.RLIMIT_AS, (held + (256 << 20), hard))
-    signal.setitimer(signal.ITIMER_PROF, 1.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGPROF, before)
-
-
-def _too_slow(*_: object) -> None:
-    raise TimeoutError("more than a second of the processor")
 
 
 EXTREMES = (

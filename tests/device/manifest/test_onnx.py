@@ -11,6 +11,7 @@ from device.manifest import ManifestError, protobuf, sha256_of
 from device.manifest.onnx import MAX_GRAPH_BYTES, Header, read_header, tensor_digests
 from device.manifest.onnx_contract import context_of, contract_fault, looked_up
 from tests.fakes.models import tiny_llama
+from tests.fakes.mutants import mutated
 from tests.fakes.onnx_files import quantized_onnx
 
 onnx = pytest.importorskip("onnx")
@@ -250,27 +251,6 @@ def test_a_file_that_is_cut_is_refused(copied: Path, share: float) -> None:
     raw = copied.read_bytes()
     copied.write_bytes(raw[: int(len(raw) * share)])
     assert "broken.onnx: " in refused(copied)
-
-
-def mutated(raw: bytes, draw: random.Random) -> bytes:
-    """Return bytes with bits flipped, words overwritten or moved, and pieces cut or doubled."""
-    spoiled = bytearray(raw)
-    for _ in range(draw.choice((1, 1, 2, 4))):
-        at = draw.randrange(len(spoiled))
-        piece = bytes(spoiled[at : at + draw.randrange(1, 24)])
-        way = draw.randrange(5)
-        if way == 0:
-            spoiled[at] ^= 1 << draw.randrange(8)
-        elif way == 1:
-            spoiled[at : at + 4] = draw.choice((b"\xff" * 4, b"\0" * 4, b"\x80" * 4))
-        elif way == 2:
-            del spoiled[at : at + len(piece)]
-        elif way == 3:
-            spoiled[at:at] = piece
-        else:
-            there = draw.randrange(len(spoiled))
-            spoiled[there : there + len(piece)] = piece
-    return bytes(spoiled)
 
 
 def checked(path: Path) -> Header | None:

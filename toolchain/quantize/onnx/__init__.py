@@ -23,7 +23,12 @@ from toolchain.models.vision import refuse_sight
 from toolchain.models.weights import Weights, check_model_folder, open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.quantize import four_bits
-from toolchain.quantize.companions import Ends, read_ends, size_in_words, write_companions
+from toolchain.quantize.companions import (
+    Ends,
+    read_ends,
+    size_in_words,
+    write_companions,
+)
 from toolchain.quantize.gguf import NOTHING, Additions, fitting
 from toolchain.quantize.gguf.metadata import ModelLabel, file_name
 from toolchain.quantize.matrices import Promise, write_matrices
@@ -128,8 +133,9 @@ def _build(
             parameters=parameters,
         )
         file = out / file_name(parameters.label, parameters.scheme, model, "onnx")
-        figures = _write(file, source, additions, report)
+        # First, for the tokenizer's JSON takes memory, a tenth of a small model's file.
         write_companions(folder, source.ends.template, out)
+        figures = _write(file, source, additions, report)
 
     write_genai_config(file, model, parameters.context, source.ends)
     report.note(size_in_words(figures, parameters.scheme))

@@ -22,7 +22,12 @@ from toolchain.models.vision import refuse_sight
 from toolchain.models.weights import check_model_folder, open_weights, read_json
 from toolchain.progress import Reporter
 from toolchain.quantize import four_bits
-from toolchain.quantize.companions import Ends, read_ends, size_in_words, write_companions
+from toolchain.quantize.companions import (
+    Ends,
+    read_ends,
+    size_in_words,
+    write_companions,
+)
 from toolchain.quantize.four_bits import Codes
 from toolchain.quantize.gguf import NOTHING, Additions, fitting
 from toolchain.quantize.gguf.metadata import ModelLabel, file_name
@@ -121,6 +126,7 @@ def _build(
             context=parameters.context,
         )
         ends = read_ends(folder)
+        write_companions(folder, ends.template, out)
         file = out / file_name(parameters.label, parameters.scheme, model, "tflite")
         decoder.blueprint(parameters.prefill)  # refuses before anything is learned
         opened = four_bits.Opened(
@@ -134,7 +140,6 @@ def _build(
         codes, more = four_bits.prepare(opened, additions, out, report)
         decoder = replace(decoder, vectors=codes.vectors)
         promised = _write(file, decoder, parameters, ends, codes, report)
-        write_companions(folder, ends.template, out)
 
     if parameters.litertlm:
         write_litertlm(file, out / TOKENIZER, ends.stop_ids, parameters.context)
