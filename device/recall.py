@@ -14,7 +14,7 @@ from typing import Any
 
 from device.engine.llama.embedder import Embedder
 from device.errors import DeviceError
-from device.knowledge.index import Index
+from device.knowledge.index import Compared, Index
 
 Request = dict[str, Any]
 
@@ -35,8 +35,11 @@ class _Recall:
             return {"vectors": [_packed(self.embedder.embed(text)) for text in texts]}
         if self.index and request.get("op") == "compare":
             vectors = _vectors(request.get("vectors"), len(texts), self.embedder.width)
-            asked = zip(texts, vectors, strict=True)
-            return {"compared": [_compared(self.index, *each) for each in asked]}
+            compared = [
+                self.index.compare(text, vector, texts=True)
+                for text, vector in zip(texts, vectors, strict=True)
+            ]
+            return {"compared": [_said(each) for each in compared]}
         if self.index and request.get("op") == "search":
             return {"found": [_found(self.index, text, request.get("take", 3)) for text in texts]}
         raise DeviceError(
@@ -44,10 +47,15 @@ class _Recall:
         )
 
 
-def _compared(index: Index, text: str, vector: "list[float] | None") -> Request:
-    compared = index.compare(text, vector)
+def _said(compared: Compared) -> Request:
     passages = [[each, like, compared.common[each]] for each, like in compared.like.items()]
-    return {"passages": passages, "unanswered": compared.unanswered}
+    texts = [[each, like, common] for each, (like, common) in compared.texts.items()]
+    return {
+        "passages": passages,
+        "unanswered": compared.unanswered,
+        "thin": list(compared.thin.items()),
+        "texts": texts,
+    }
 
 
 def _found(index: Index, text: str, take: int) -> Request:

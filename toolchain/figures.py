@@ -562,11 +562,13 @@ class KnowledgeFigures(StageFigures):
     tuned: bool
     """Whether the embedder was tuned on the questions."""
     fitted: dict[str, float]
-    """Shares of words, of unanswered questions and of the next passage, and the threshold."""
+    """Facts of the search that were fitted, as the index keeps them."""
     tuning: SearchScores | None = None
     """On the questions that the search was fitted with."""
     fresh: SearchScores | None = None
     """On the questions that it never saw."""
+    fresh_bare: SearchScores | None = None
+    """On the same, as if nobody had written questions for the passages that answer them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep, valu
 from toolchain.errors import GateError
 from toolchain.figures import KnowledgeFigures, SearchScores
 from toolchain.knowledge import fitting
+from toolchain.knowledge.bare import fit_bare, right_bare
 from toolchain.knowledge.cache import VectorCache
 from toolchain.knowledge.contrast import tune_embedder
 from toolchain.knowledge.embedder import write_embedder
@@ -132,8 +133,8 @@ def _make(
 
     compared = _compare(asked, vectors, runtime, written.file, index, report)
     trials, fresh = compared[: len(texts.tuning)], compared[len(texts.tuning) :]
-    fitted = fitting.fit(trials)
-    set_fitted(index, dict(fitted), _goldens(texts, fitted, trials, fresh))
+    fitted = fit_bare(trials, fitting.fit(trials))
+    set_fitted(index, fitted, _goldens(texts, fitted, trials, fresh))
     if fresh:
         measured = zip(texts.fresh, fresh, strict=True)
         rows = [found_passage(each.question, trial, passages, fitted) for each, trial in measured]
@@ -151,6 +152,7 @@ def _make(
         fitted=dict(fitted),
         tuning=fitting.scores(trials, fitted),
         fresh=fitting.scores(fresh, fitted),
+        fresh_bare=fitting.scores(right_bare(fresh), fitted),
     )
 
 
@@ -200,10 +202,10 @@ def _goldens(
     asked = [*zip(texts.tuning, tuning, strict=True), *zip(texts.fresh, fresh, strict=True)]
     goldens = []
     for written, trial in asked:
-        best = fitting.ranked(trial.compared, fitted["words"])[:2]
+        best = fitting.ranked(trial.compared, fitted)[:2]
         # Another processor rounds otherwise: only a clear lead is the same everywhere.
-        if best and (len(best) < 2 or best[0][1] - best[1][1] > 0.05):
-            goldens.append((written.question, best[0][0]))
+        if best and (len(best) < 2 or best[0].score - best[1].score > 0.05):
+            goldens.append((written.question, best[0].passage))
     return goldens[:MOST_GOLDENS]
 
 

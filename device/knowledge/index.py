@@ -8,9 +8,10 @@ documents do know (toolchain/knowledge/fitting.py).
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,12 +19,16 @@ from urllib.parse import quote
 from device.errors import DeviceError
 from device.manifest.knowledge import (
     KNOWLEDGE_SCHEMA,
+    Weights,
     certainty,
+    is_known,
     pooled,
     product,
     query,
+    rank,
     signs,
     terms,
+    thinness,
     title,
 )
 
@@ -31,6 +36,9 @@ CANDIDATES = 128
 """Entries whose sign bits are closest to the question's: their exact likeness is computed."""
 # On the shipped help desk (12,304 entries) the first passage was that of a comparison with all
 # entries for each of 125 questions, and the first three were the same for 99 %.
+TEXTS = 32
+"""Closest entries of passages with few questions, whose likeness is computed as well."""
+# A passage's own text is longer than a question, and seldom among the closest entries of all.
 MATCHES = 48
 """Entries with the rarest words in common, whose likeness is computed as well."""
 COMMON = 500
@@ -46,22 +54,6 @@ _TOGETHER = 500
 """Entries that one statement asks for; SQLite allows 999 values by default up to 3.31."""
 Embed = Callable[[str], Sequence[float]]
 """Text → its vector of length 1."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What the host fitted on questions of their own."""
-
-    words: float = 0.0
-    """Share of words in common in a score."""
-    unanswered: float = 0.0
-    """Share of the likeness to questions that no passage answers, which a certainty loses."""
-    next: float = 0.0
-    """Share of the second passage's score, which a certainty loses."""
-    pooling: float = 0.0
-    """Temperature at which the likeness of a passage's entries is pooled."""
-    threshold: float = 0.0
-    """Least certainty with which a passage counts as an answer."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +83,10 @@ class Compared:
     """Passage → how much the words in common count, from 0 to 1."""
     unanswered: float
     """Pooled likeness of the questions that no passage answers; 0 if none is near."""
+    thin: dict[int, float]
+    """Passage of `like` without enough questions → how far it is from enough, from 0 to 1."""
+    texts: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Passage → likeness of its own text, and how much the words in common with that count."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +129,22 @@ class Index:
                 words=float(facts["words"]),
                 unanswered=float(facts["unanswered"]),
                 next=float(facts.get("next", 0.0)),
-                pooling=float(facts.get("pooling", 0.0)),
                 threshold=float(facts["threshold"]),
+                bare=float(facts.get("bare", 0.0)),
+                bare_next=float(facts.get("bare_next", 0.0)),
+                bare_threshold=float(facts.get("bare_threshold", facts["threshold"])),
             )
+            self.pooling = float(facts.get("pooling", 0.0))
+            """Temperature at which the likeness of a passage's entries is pooled."""
             self._passage_of = [row[0] for row in self._rows("SELECT passage FROM entries")]
             if not all(each is None or type(each) is int for each in self._passage_of):
                 raise TypeError("an entry of no passage")
+            self._entries = range(1, len(self._passage_of) + 1)
+            self._own_entries = _own_entries(self._passage_of)
+            self._thin = _thin(self._passage_of, float(facts.get("enough", 0.0)))
+            self._few = [
+                entry for entry in self._entries if self._passage_of[entry - 1] in self._thin
+            ]
             self._signs = self._read_signs()
             self._many = max(COMMON, len(self._passage_of) // COMMON_SHARE)
             self._common: set[str] = set()
@@ -148,51 +154,53 @@ class Index:
     def search(self, question: str, take: int = 3) -> Found:
         """Return the best passages for a question; raise DeviceError `bad_knowledge`."""
         compared = self.compare(question)
-        weights = self.weights
-        scores = {
-            passage: like + weights.words * compared.common[passage]
-            for passage, like in compared.like.items()
-        }
+        ranked = rank(compared.like, compared.common, compared.thin, self.weights)
+        sure = certainty(ranked, compared.unanswered, self.weights)
         with self._guarded():
-            hits = self._hits(scores, take)
-        best = sorted(scores.values(), reverse=True)[:2]
-        sure = certainty(best, compared.unanswered, weights.next, weights.unanswered)
-        return Found(hits, sure, bool(hits) and sure >= weights.threshold)
+            hits = self._hits({each.passage: each.score for each in ranked[:take]})
+        return Found(hits, sure, bool(hits) and is_known(ranked, sure, self.weights))
 
-    def compare(self, question: str, vector: "Sequence[float] | None" = None) -> "Compared":
+    def compare(
+        self, question: str, vector: "Sequence[float] | None" = None, *, texts: bool = False
+    ) -> "Compared":
         """Return how like a question the passages near to it are.
 
-        `vector` is the question's own, where it is known already.
+        `vector` is the question's own, where it is known already. With `texts` the closest texts of
+        all passages are compared as well.
         """
         question = question.strip()[:MOST_CHARACTERS]
         with self._guarded():
             if vector is None:
                 vector = self._embed(question)
             matches = dict(self._matches(question))
-            entries = sorted({*self._nearest(vector), *matches})
-            likeness = zip(entries, self._products(entries, vector), strict=True)
+            apart = self._apart(vector)
+            near = {*_closest(apart, self._entries, CANDIDATES), *matches}
+            near.update(_closest(apart, self._few, TEXTS))
+            values = self._products(near, vector)
 
             alike: dict["int | None", list[float]] = {}
             common: dict[int, float] = {}
-            for entry, value in likeness:
+            for entry, value in values.items():
                 passage = self._passage_of[entry - 1]
                 alike.setdefault(passage, []).append(value)
                 if passage is not None:
                     common[passage] = max(common.get(passage, 0.0), matches.get(entry, 0.0))
 
-            temperature = self.weights.pooling
+            temperature = self.pooling
             unanswered = pooled([0.0, *alike.pop(None, [])], temperature)
             like = {
-                passage: pooled(values, temperature)
-                for passage, values in alike.items()
+                passage: pooled(likeness, temperature)
+                for passage, likeness in alike.items()
                 if passage is not None
             }
-        return Compared(like, common, unanswered)
+            own = self._texts_of(apart, values, vector, matches) if texts else {}
+            thin = {passage: self._thin[passage] for passage in like if passage in self._thin}
+        return Compared(like, common, unanswered, thin, own)
 
     def passage(self, number: int) -> "Hit | None":
         """Return a passage by its number; None if there is none."""
         with self._guarded():
-            hits = self._hits({number: 1.0}, 1)
+            hits = self._hits({number: 1.0})
         return hits[0] if hits else None
 
     def goldens(self) -> list[tuple[str, int]]:
@@ -217,8 +225,8 @@ class Index:
             asked,
             MATCHES,
         )
-        for entry, rank in rows:
-            yield entry, -rank / (HALF_MATCH - rank)
+        for entry, score in rows:
+            yield entry, -score / (HALF_MATCH - score)
 
     def _is_common(self, term: str) -> bool:
         """Return whether so many entries have a term that it says little."""
@@ -231,28 +239,44 @@ class Index:
             self._common.add(term)
         return True
 
-    def _nearest(self, vector: Sequence[float]) -> list[int]:
-        """Return the entries whose sign bits differ least from the vector's."""
-        asked = signs(vector)
-        apart = [(asked ^ each).bit_count() for each in self._signs]
-        if len(apart) <= CANDIDATES:
-            return [number + 1 for number in range(len(apart))]
-        limit = sorted(apart)[CANDIDATES]
-        return [number + 1 for number, bits in enumerate(apart) if bits <= limit]
+    def _texts_of(
+        self,
+        apart: Sequence[int],
+        values: "dict[int, float]",
+        vector: Sequence[float],
+        matches: "dict[int, float]",
+    ) -> "dict[int, tuple[float, float]]":
+        """Return the likeness of the closest passages' own texts; `values` are known already."""
+        texts = list(self._own_entries.values())
+        more = {*_closest(apart, texts, 2 * TEXTS)} - values.keys()
+        likeness = {**values, **self._products(more, vector)}
+        return {
+            passage: (likeness[entry], matches.get(entry, 0.0))
+            for passage, entry in self._own_entries.items()
+            if entry in likeness
+        }
 
-    def _products(self, entries: Sequence[int], vector: Sequence[float]) -> Iterator[float]:
-        for at in range(0, len(entries), _TOGETHER):
-            some = entries[at : at + _TOGETHER]
+    def _apart(self, vector: Sequence[float]) -> list[int]:
+        """Return how many sign bits of each entry differ from the vector's."""
+        asked = signs(vector)
+        return [(asked ^ each).bit_count() for each in self._signs]
+
+    def _products(self, entries: Collection[int], vector: Sequence[float]) -> "dict[int, float]":
+        """Return the likeness of entries, by their numbers."""
+        numbers = sorted(entries)
+        values = []
+        for at in range(0, len(numbers), _TOGETHER):
+            some = numbers[at : at + _TOGETHER]
             asked = _NAMED.replace("(?)", f"({','.join('?' * len(some))})")
             for packed, scale in self._rows(asked, *some):
                 if len(packed) != self._width:
                     raise ValueError("a vector of another width")
-                yield product(packed, scale, vector)
+                values.append(product(packed, scale, vector))
+        return dict(zip(numbers, values, strict=True))
 
-    def _hits(self, scores: dict[int, float], take: int) -> tuple[Hit, ...]:
-        best = sorted(scores, key=lambda each: (-scores[each], each))[:take]
+    def _hits(self, scores: dict[int, float]) -> tuple[Hit, ...]:
         hits = []
-        for number in best:
+        for number in scores:
             row = self._db.execute(
                 "SELECT id, text, source, heading, page FROM passages WHERE id = ?", (number,)
             )
@@ -293,6 +317,34 @@ class Index:
             ) from error
         except StopIteration as error:
             raise DeviceError("bad_knowledge", "the knowledge has no sign bits") from error
+
+
+def _own_entries(passage_of: "Sequence[int | None]") -> "dict[int, int]":
+    """Return each passage with the entry that is its own text: the first one."""
+    first: dict[int, int] = {}
+    for entry, passage in enumerate(passage_of, 1):
+        if passage is not None:
+            first.setdefault(passage, entry)
+    return first
+
+
+def _thin(passage_of: "Sequence[int | None]", enough: float) -> "dict[int, float]":
+    """Return each passage without enough questions, and how far it is from them."""
+    counts = Counter(passage_of)
+    shares = {
+        passage: thinness(entries - 1, enough)
+        for passage, entries in counts.items()
+        if passage is not None
+    }
+    return {passage: share for passage, share in shares.items() if share > 0.0}
+
+
+def _closest(apart: Sequence[int], entries: Sequence[int], most: int) -> Sequence[int]:
+    """Return the entries whose sign bits differ least; more than `most` where they are equal."""
+    if len(entries) <= most:
+        return entries
+    limit = sorted([apart[entry - 1] for entry in entries])[most]
+    return [entry for entry in entries if apart[entry - 1] <= limit]
 
 
 def _open(path: Path) -> sqlite3.Connection:

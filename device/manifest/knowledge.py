@@ -14,11 +14,12 @@ Standard library only, Python 3.10 up.
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import mul
 
-KNOWLEDGE_SCHEMA = 2
-"""Schema that is written. One before it has no `pooling` and no `next`: both are 0 there."""
+KNOWLEDGE_SCHEMA = 3
+"""Schema that is written. 1 has no `pooling` and no `next`, 2 none of the facts of bare ones."""
 MOST_WORDS = 64
 """Words of a question that are searched for, at most."""
 TOKENIZER = "porter unicode61 remove_diacritics 2"
@@ -30,8 +31,9 @@ CREATE TABLE entries (id INTEGER PRIMARY KEY, passage INTEGER, vector BLOB, scal
 CREATE TABLE signs (id INTEGER PRIMARY KEY, bits BLOB);
 CREATE TABLE goldens (id INTEGER PRIMARY KEY, question TEXT, passage INTEGER);
 """
-"""Tables of the file. `passage` is NULL for a question that no passage answers; `signs` has one row
-with the sign bits of all entries, in their order."""
+"""Tables of the file. `passage` is NULL for a question that no passage answers. A passage's first
+entry is its own text, the others are its questions. `signs` has one row with the sign bits of all
+entries, in their order."""
 WORDS = f"CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize='{TOKENIZER}')"
 """Words of each entry, by its id."""
 POOLING = 0.05
@@ -104,17 +106,85 @@ def pooled(likeness: Sequence[float], temperature: float) -> float:
     return largest + temperature * math.log(total)
 
 
-def certainty(
-    scores: Sequence[float], unanswered: float, next_share: float, unanswered_share: float
-) -> float:
-    """Return how sure it is that the first passage answers; `scores` are in falling order.
+@dataclass(frozen=True)
+class Weights:
+    """What the host fitted on questions of their own."""
 
-    A second passage that is nearly as good speaks against it, and so does the likeness to questions
+    words: float = 0.0
+    """Share of words in common in a score."""
+    unanswered: float = 0.0
+    """Share of the likeness to questions that no passage answers, which a certainty loses."""
+    next: float = 0.0
+    """Share of the second passage's score, which a certainty loses."""
+    threshold: float = 0.0
+    """Least certainty with which a passage counts as an answer."""
+    bare: float = 0.0
+    """What is added to the score of a passage without questions (a bare one)."""
+    bare_next: float = 0.0
+    """What is added to it once more where it speaks against a passage with questions."""
+    bare_threshold: float = 0.0
+    """Least certainty with which a bare passage counts as an answer."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A passage with its score."""
+
+    passage: int
+    score: float
+    thin: float
+    """How far it is from having enough questions, from 0 to 1: a bare passage has none. What is
+    fitted for bare ones counts for it by this share."""
+
+
+def thinness(questions: int, enough: float) -> float:
+    """Return how far a passage with so many questions is from enough of them, from 0 to 1."""
+    return max(0.0, 1.0 - questions / enough) if enough > 0 else float(questions == 0)
+
+
+def rank(
+    like: Mapping[int, float],
+    common: Mapping[int, float],
+    thin: Mapping[int, float],
+    weights: Weights,
+) -> "list[Ranked]":
+    """Return passages with their scores, the best first.
+
+    `like` is a passage's pooled likeness, `common` how much its words in common count, `thin` how
+    far it is from having enough questions (0 where it is missing).
+    """
+    # A bare passage has one entry, the text itself, which is longer than a question and less like
+    # one: without something added it comes behind passages with questions that answer nothing.
+    scored = []
+    for passage, value in like.items():
+        share = thin.get(passage, 0.0)
+        score = value + weights.words * common[passage] + weights.bare * share
+        scored.append(Ranked(passage, score, share))
+    return sorted(scored, key=lambda each: (-each.score, each.passage))
+
+
+def certainty(ranked: "Sequence[Ranked]", unanswered: float, weights: Weights) -> float:
+    """Return how sure it is that the first passage answers; `ranked` has the best one first.
+
+    Another passage that is nearly as good speaks against it, and so does the likeness to questions
     that no passage answers.
     """
-    first = scores[0] if scores else -1.0
-    second = max(0.0, scores[1]) if len(scores) > 1 else 0.0
-    return first - next_share * second - unanswered_share * unanswered
+    if not ranked:
+        return -1.0 - weights.unanswered * unanswered
+    first = ranked[0]
+    against = [
+        each.score + weights.bare_next * max(0.0, each.thin - first.thin) for each in ranked[1:]
+    ]
+    rival = max([0.0, *against])
+    return first.score - weights.next * rival - weights.unanswered * unanswered
+
+
+def is_known(ranked: "Sequence[Ranked]", certainty: float, weights: Weights) -> bool:
+    """Return whether the first passage counts as an answer."""
+    if not ranked:
+        return False
+    apart = weights.bare_threshold - weights.threshold
+    return certainty >= weights.threshold + apart * ranked[0].thin
 
 
 def product(packed: bytes, scale: float, vector: Sequence[float]) -> float:

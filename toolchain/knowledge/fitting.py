@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from device.manifest.knowledge import certainty
+from device.manifest.knowledge import Ranked, Weights, certainty, is_known, rank
 from toolchain.figures import SearchScores
 from toolchain.runtime.recall import Compared
 
 Fitted = Mapping[str, float]
-"""`words`, `unanswered`, `next` and `threshold`, as the index keeps them."""
+"""Names and values of `Weights`, as the index keeps them."""
 
 WORD_SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 UNANSWERED_SHARES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -31,7 +31,15 @@ MAX_FALSE = 0.04
 MAX_WRONG = 0.03
 """Share of the other questions that may be answered with a wrong passage while fitting; one at the
 least, so that a few questions do not decide that nothing is known."""
-DEFAULT = {"words": 0.05, "unanswered": 1.0, "next": 0.0, "threshold": 0.0}
+DEFAULT = {
+    "words": 0.05,
+    "unanswered": 1.0,
+    "next": 0.0,
+    "threshold": 0.0,
+    "bare": 0.0,
+    "bare_next": 0.0,
+    "bare_threshold": 0.0,
+}
 """Where nobody wrote questions to fit with: passages are found, and none is refused unless a
 question without an answer is nearer."""
 
@@ -47,10 +55,9 @@ class Trial:
     """Other passages that answer it too."""
 
 
-def ranked(compared: Compared, words: float) -> list[tuple[int, float]]:
-    """Return passages and scores, the best first, as the board ranks them."""
-    scores = {each: like + words * compared.common[each] for each, like in compared.like.items()}
-    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+def ranked(compared: Compared, fitted: Fitted) -> list[Ranked]:
+    """Return passages with their scores, the best first, as the board ranks them."""
+    return rank(compared.like, compared.common, compared.thin, Weights(**fitted))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,27 +75,26 @@ class Judged:
 
 def judge(compared: Compared, fitted: Fitted) -> Judged:
     """Return what a fitted search makes of a question, as the board does."""
-    best = ranked(compared, fitted["words"])[:2]
-    passage, score = best[0] if best else (0, -1.0)
-    scores = [score for _, score in best]
-    shares = fitted["next"], fitted["unanswered"]
-    sure = certainty(scores, compared.unanswered, *shares)
-    known = bool(passage) and sure >= fitted["threshold"]
-    return Judged(passage=passage, score=score, certainty=sure, known=known)
+    weights = Weights(**fitted)
+    best = ranked(compared, fitted)
+    first = best[0] if best else Ranked(0, -1.0, 0.0)
+    sure = certainty(best, compared.unanswered, weights)
+    known = is_known(best, sure, weights)
+    return Judged(passage=first.passage, score=first.score, certainty=sure, known=known)
 
 
-def hits(trials: Sequence[Trial], words: float, places: int) -> float:
+def hits(trials: Sequence[Trial], fitted: Fitted, places: int) -> float:
     """Return the share of answerable questions with a right passage among the first places."""
     asked = [trial for trial in trials if trial.right]
     found = sum(
-        any(each in trial.right for each, _ in ranked(trial.compared, words)[:places])
+        any(each.passage in trial.right for each in ranked(trial.compared, fitted)[:places])
         for trial in asked
     )
     return found / max(1, len(asked))
 
 
 def fit(trials: Sequence[Trial]) -> Fitted:
-    """Return `words`, `unanswered`, `next` and `threshold`."""
+    """Return `words`, `unanswered`, `next` and `threshold`; bare passages count as the others."""
     if not any(trial.right for trial in trials):
         return DEFAULT
     best, fitted = (-1, -1), DEFAULT
@@ -104,6 +110,9 @@ def fit(trials: Sequence[Trial]) -> Fitted:
                     "unanswered": unanswered,
                     "next": following,
                     "threshold": round(threshold, 6),
+                    "bare": 0.0,
+                    "bare_next": 0.0,
+                    "bare_threshold": round(threshold, 6),
                 }
     return fitted
 
@@ -112,8 +121,8 @@ def fit(trials: Sequence[Trial]) -> Fitted:
 class _First:
     """What stands first for a trial."""
 
-    scores: tuple[float, ...]
-    """Scores of the first passage and of the next one."""
+    ranked: tuple[Ranked, ...]
+    """The first passage and the next one."""
     unanswered: float
     answers: bool
     """Whether the first passage answers the question."""
@@ -122,11 +131,12 @@ class _First:
     @classmethod
     def of(cls, trial: Trial, words: float) -> "_First":
         """Return what stands first when words count with this weight."""
-        best = ranked(trial.compared, words)[:2]
-        passage = best[0][0] if best else 0
+        compared = trial.compared
+        best = rank(compared.like, compared.common, {}, Weights(words=words))[:2]
+        passage = best[0].passage if best else 0
         return cls(
-            scores=tuple(score for _, score in best),
-            unanswered=trial.compared.unanswered,
+            ranked=tuple(best),
+            unanswered=compared.unanswered,
             answers=passage in trial.right | trial.also,
             has_answer=bool(trial.right),
         )
@@ -134,9 +144,8 @@ class _First:
 
 def _threshold(first: Sequence[_First], following: float, unanswered: float) -> tuple[float, int]:
     """Return the least certainty that counts, and how many right answers it keeps."""
-    sure = [
-        (certainty(each.scores, each.unanswered, following, unanswered), each) for each in first
-    ]
+    weights = Weights(next=following, unanswered=unanswered)
+    sure = [(certainty(each.ranked, each.unanswered, weights), each) for each in first]
     right = [value for value, each in sure if each.answers]
     false = [value for value, each in sure if not each.has_answer]
     wrong = [value for value, each in sure if each.has_answer and not each.answers]
@@ -170,12 +179,11 @@ def scores(trials: Sequence[Trial], fitted: Fitted) -> SearchScores | None:
     right = sum(passage in trial.right for passage, trial in answered)
     also = sum(passage in trial.also - trial.right for passage, trial in answered)
     count = max(1, len(asked))
-    words = fitted["words"]
     return SearchScores(
         answerable=len(asked),
         unanswerable=len(others),
-        first=hits(trials, words, 1),
-        among_three=hits(trials, words, 3),
+        first=hits(trials, fitted, 1),
+        among_three=hits(trials, fitted, 3),
         right=right / count,
         also=also / count,
         wrong=(len(answered) - right - also) / count,

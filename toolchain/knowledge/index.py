@@ -5,13 +5,22 @@ the options stated here.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from device.manifest.knowledge import KNOWLEDGE_SCHEMA, POOLING, SCALE, TABLES, WORDS, spaced
+from device.manifest.knowledge import (
+    KNOWLEDGE_SCHEMA,
+    POOLING,
+    SCALE,
+    TABLES,
+    WORDS,
+    Weights,
+    spaced,
+)
 from toolchain.errors import ToolError
 from toolchain.files import whole_file
 from toolchain.knowledge.passages import Passage
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _PAGE_BYTES = 4096
-FITTED = ("words", "unanswered", "next", "threshold")
+FITTED = tuple(each.name for each in fields(Weights))
 """Facts that are fitted once the index can be searched."""
 
 
@@ -65,6 +74,7 @@ def write_index(
             "embedder": embedder_sha256,
             "width": int(vectors.shape[1]),
             "pooling": pooling,
+            "enough": _enough(entries),
             **dict.fromkeys(FITTED, 0.0),
         }
         db.executemany("INSERT INTO facts VALUES (?, ?)", sorted(facts.items()))
@@ -88,6 +98,16 @@ def write_index(
         db.execute("INSERT INTO words (words) VALUES ('optimize')")
 
 
+def _enough(entries: Sequence[Entry]) -> int:
+    """Return how many questions nine of ten passages have, of those that have any; 0 if none has.
+
+    A passage with fewer is compared like one without, by the share that it lacks.
+    """
+    passages = Counter(each.passage for each in entries if each.passage is not None)
+    counts = sorted(count - 1 for count in passages.values() if count > 1)
+    return counts[len(counts) // 10] if counts else 0
+
+
 def packed(vectors: "np.ndarray") -> list[tuple[bytes, float]]:
     """Return each row of float32 [n, width] as signed bytes, with the factor that gives it back."""
     import numpy as np
@@ -109,12 +129,16 @@ def sign_bits(vectors: "np.ndarray") -> bytes:
     return np.packbits(np.pad(vectors > 0, ((0, 0), (spare, 0))), axis=1).tobytes()
 
 
-def set_fitted(file: Path, fitted: dict[str, float], goldens: Sequence[tuple[str, int]]) -> None:
-    """Write the fitted facts, and questions with the passage that is found first."""
+def set_fitted(file: Path, fitted: Mapping[str, float], goldens: Sequence[tuple[str, int]]) -> None:
+    """Write the fitted facts, and questions with the passage that is found first.
+
+    Without those of bare passages, these are judged like the others.
+    """
+    values = {"bare": 0.0, "bare_next": 0.0, "bare_threshold": fitted["threshold"], **fitted}
     with closing(sqlite3.connect(file)) as db, db:
         db.execute("PRAGMA journal_mode = OFF")
         for name in FITTED:
-            db.execute("UPDATE facts SET value = ? WHERE name = ?", (fitted[name], name))
+            db.execute("UPDATE facts SET value = ? WHERE name = ?", (values[name], name))
         db.execute("DELETE FROM goldens")
         db.executemany(
             "INSERT INTO goldens VALUES (?, ?, ?)",

@@ -28,6 +28,7 @@ from toolchain.figures import (
     KnowledgeFigures,
     Measured,
     ModelFigures,
+    SearchScores,
     VerdictFigures,
 )
 from toolchain.ledger import grouped, leak_words, total, travelling
@@ -441,6 +442,16 @@ def _known(artifact: Artifact) -> str:
         f"{text}; the right passage first {measured.first:.1%}, among three "
         f"{measured.among_three:.1%}; answered rightly {measured.right:.1%}{also}, "
         f"unsupported {measured.wrong:.1%}, falsely {measured.false:.1%} of those without an answer"
+        f"{_bare(figures.fresh_bare)}"
+    )
+
+
+def _bare(scores: SearchScores | None) -> str:
+    if scores is None:
+        return ""
+    return (
+        f"; from a passage that nobody wrote questions for, rightly {scores.right:.1%}, "
+        f"unsupported {scores.wrong:.1%}"
     )
 
 

@@ -101,9 +101,13 @@ def interval(share: float, count: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
-def measured(known: Known) -> list[tuple[str, str, str]]:
-    """Return what was measured: its name, on the questions of the fit, and on the fresh ones."""
-    both = (known.figures.tuning, known.figures.fresh)
+def measured(known: Known) -> list[tuple[str, ...]]:
+    """Return what was measured: its name, on the questions of the fit, and on the fresh ones.
+
+    The last is on the fresh ones as if nobody had written questions for their passages.
+    """
+    figures = known.figures
+    both = (figures.tuning, figures.fresh, figures.fresh_bare)
     rows = []
     for what, name, answerable in (
         ("right passage first", "first", True),
@@ -121,7 +125,7 @@ def measured(known: Known) -> list[tuple[str, str, str]]:
             )
             for scores in both
         ]
-        rows.append((what, cells[0] or "not measured", cells[1] or "not measured"))
+        rows.append((what, *(cell or "not measured" for cell in cells)))
     return rows
 
 
@@ -149,6 +153,9 @@ def origin(known: Known) -> list[tuple[str, str]]:
         ("share of the next passage in a certainty", _number(fitted.get("next"))),
         ("share of unanswered questions in it", _number(fitted.get("unanswered"))),
         ("least certainty of an answer", _number(fitted.get("threshold"))),
+        ("added to a passage without questions", _number(fitted.get("bare"))),
+        ("added more where it speaks against another", _number(fitted.get("bare_next"))),
+        ("least certainty of an answer from it", _number(fitted.get("bare_threshold"))),
     ]
 
 

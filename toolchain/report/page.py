@@ -149,7 +149,8 @@ def _known(known: Known) -> Iterator[str]:
     """Yield what documents answer and what they missed, the worst first."""
     yield f"<h2>{_text(f'What it knows, what it missed: {known.name}')}</h2>"
     yield from (f'<p class="caveat">{_text(file)}</p>' for file in knowledge.unread(known))
-    head = ("", "questions that it was fitted on", "fresh questions")
+    bare = "the same, had nobody written questions for the passages that answer"
+    head = ("", "questions that it was fitted on", "fresh questions", bare)
     yield _table(head, knowledge.measured(known))
     yield (
         '<p class="quiet">In brackets: the 95 % interval. Only fresh questions were never seen '

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
@@ -34,6 +34,10 @@ class Compared:
     """Passage → how much words in common count, from 0 to 1."""
     unanswered: float
     """Pooled cosines of the questions that no passage answers."""
+    thin: Mapping[int, float] = field(default_factory=dict)
+    """Passage of `like` without enough questions → how far it is from enough, from 0 to 1."""
+    texts: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """Passage → cosine of its own text, and how much the words in common with that count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,10 @@ class Recall:
             like={int(each): float(like) for each, like, _ in answer["passages"]},
             common={int(each): float(common) for each, _, common in answer["passages"]},
             unanswered=float(answer["unanswered"]),
+            thin={int(each): float(share) for each, share in answer["thin"]},
+            texts={
+                int(each): (float(like), float(common)) for each, like, common in answer["texts"]
+            },
         )
 
     def search(self, question: str, take: int) -> Found:

@@ -11,9 +11,20 @@ import pytest
 
 from device.errors import DeviceError
 from device.knowledge.consult import consult
-from device.knowledge.index import COMMON, Index
+from device.knowledge.index import CANDIDATES, COMMON, Index
 from device.manifest import QUOTE, WORDED
-from device.manifest.knowledge import POOLING, certainty, pooled, product, signs
+from device.manifest.knowledge import (
+    POOLING,
+    Ranked,
+    Weights,
+    certainty,
+    is_known,
+    pooled,
+    product,
+    rank,
+    signs,
+    thinness,
+)
 from toolchain.knowledge.index import Entry, entries_of, packed, set_fitted, sign_bits, write_index
 from toolchain.knowledge.passages import Passage
 
@@ -214,10 +225,56 @@ def test_likeness_is_pooled_as_a_soft_maximum() -> None:
 
 
 def test_certainty_loses_shares_of_what_speaks_against_the_first_passage() -> None:
-    assert certainty([], 0.0, 0.5, 0.5) == -1.0
-    assert certainty([0.8], 0.4, 0.5, 0.25) == pytest.approx(0.7)
-    assert certainty([0.8, 0.6], 0.4, 0.5, 0.25) == pytest.approx(0.4)
-    assert certainty([0.8, -0.6], 0.0, 0.5, 0.0) == 0.8
+    weights = Weights(next=0.5, unanswered=0.25)
+
+    def sure(*scores: float) -> float:
+        return certainty([Ranked(1, score, 0.0) for score in scores], 0.4, weights)
+
+    assert sure() == pytest.approx(-1.1)
+    assert sure(0.8) == pytest.approx(0.7)
+    assert sure(0.8, 0.6) == pytest.approx(0.4)
+    assert sure(0.8, -0.6) == pytest.approx(0.7)
+
+
+def test_a_passage_without_questions_is_weighed_by_facts_of_its_own() -> None:
+    weights = Weights(next=0.5, threshold=0.3, bare=0.2, bare_next=0.1, bare_threshold=0.5)
+    like = {1: 0.8, 2: 0.7, 3: 0.7}
+    common = dict.fromkeys(like, 0.0)
+    ranked = rank(like, common, {2: 1.0, 3: 0.25}, weights)
+    assert [(each.passage, each.score) for each in ranked] == [
+        (2, pytest.approx(0.9)),
+        (1, pytest.approx(0.8)),
+        (3, pytest.approx(0.75)),
+    ]
+    # It is the first: another one speaks against it as it stands.
+    assert certainty(ranked, 0.0, weights) == pytest.approx(0.9 - 0.4)
+    assert is_known(ranked, 0.5, weights)
+    assert not is_known(ranked, 0.49, weights)
+    # It is behind the first: it speaks against it by more than its score.
+    behind = rank({1: 0.95, 2: 0.7}, common, {2: 1.0}, weights)
+    assert certainty(behind, 0.0, weights) == pytest.approx(0.95 - 0.5 * (0.9 + 0.1))
+    assert is_known(behind, 0.3, weights)
+
+
+def test_a_passage_with_few_questions_is_between_one_without_and_one_with_enough() -> None:
+    assert [thinness(count, 8) for count in (0, 2, 8, 20)] == [1.0, 0.75, 0.0, 0.0]
+    assert [thinness(count, 0) for count in (0, 1)] == [1.0, 0.0]
+
+
+def test_a_text_without_questions_is_compared_though_many_questions_are_closer(
+    tmp_path: Path,
+) -> None:
+    crowd = [Entry(text="red fan loud", passage=1) for _ in range(2 * CANDIDATES)]
+    entries = [*crowd, Entry(text="red card", passage=2)]
+    opened = Index(written(tmp_path / "crowd.db", entries), embed)
+    try:
+        compared = opened.compare("red fan loud")
+        assert compared.thin == {2: 1.0}
+        assert compared.like[2] < compared.like[1]
+        assert not compared.texts
+        assert set(opened.compare("red fan loud", texts=True).texts) == {1, 2}
+    finally:
+        opened.close()
 
 
 def test_several_close_questions_of_a_passage_count_for_more_than_one(tmp_path: Path) -> None:
@@ -237,8 +294,22 @@ def test_an_index_of_the_schema_before_is_searched_as_it_was_fitted(tmp_path: Pa
         db.execute("UPDATE facts SET value = 1 WHERE name = 'schema'")
     opened = Index(file, embed)
     try:
-        assert (opened.weights.pooling, opened.weights.next) == (0.0, 0.0)
+        assert (opened.pooling, opened.weights.next) == (0.0, 0.0)
         assert opened.search("a lightning bolt on my screen").known
+    finally:
+        opened.close()
+
+
+def test_an_index_before_bare_passages_were_fitted_treats_all_alike(tmp_path: Path) -> None:
+    file = written(tmp_path / "before.db")
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("DELETE FROM facts WHERE name LIKE 'bare%' OR name = 'enough'")
+        db.execute("UPDATE facts SET value = 2 WHERE name = 'schema'")
+    opened = Index(file, embed)
+    try:
+        weights = opened.weights
+        assert (weights.bare, weights.bare_next) == (0.0, 0.0)
+        assert weights.bare_threshold == weights.threshold == 0.4
     finally:
         opened.close()
 

@@ -25,10 +25,10 @@ def test_without_questions_nothing_is_fitted() -> None:
 
 def test_words_count_where_they_bring_the_right_passage_first() -> None:
     words = [trial({1: 0.60, 2: 0.59}, right=2, common={2: 0.9}) for _ in range(9)]
-    assert hits(words, 0.0, 1) == 0.0
+    assert hits(words, {"words": 0.0}, 1) == 0.0
     fitted = fit(words)
     assert fitted["words"] > 0.0
-    assert hits(words, fitted["words"], 1) == 1.0
+    assert hits(words, fitted, 1) == 1.0
 
 
 def test_words_do_not_count_where_they_mislead() -> None:

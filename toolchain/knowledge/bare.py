@@ -1,0 +1,173 @@
+"""Fits how a search treats passages for which nobody wrote questions: bare ones, new or edited.
+
+Such a passage is compared by its own text alone. That is less like a question than other questions
+are, so passages with many of them come before it, and their limit refuses it. The questions that
+the search was fitted with are asked once more, as if their passage were bare and a few others, too.
+What a bare passage's score gets added, what more speaks against others, and its limit are chosen so
+that most answers are right, those of other passages included, within the limits of `fitting`.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING
+
+from device.manifest.knowledge import Weights, rank
+from toolchain.knowledge.fitting import MAX_FALSE, MAX_WRONG, Fitted, Trial
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EVERY = 20
+"""One in so many of the other passages counts as bare too while fitting."""
+# A new page is about a fiftieth of the shipped help desk. What was fitted with a tenth or a
+# fiftieth instead answered two questions in a hundred more or less, of either kind.
+BONUSES = tuple(0.025 * step for step in range(19))
+AGAINST = tuple(0.05 * step for step in range(9))
+MORE = tuple(0.0125 * step for step in range(-8, 17))
+"""Certainty that a bare passage needs more than others, or less."""
+_NONE = -9.0
+"""Score of a passage that is not there."""
+
+
+def as_if_bare(trial: Trial, passages: Iterable[int]) -> Trial:
+    """Return a trial as if nobody had written questions for some passages."""
+    compared = trial.compared
+    like, common, thin = dict(compared.like), dict(compared.common), dict(compared.thin)
+    for passage in passages:
+        for known in (like, common, thin):
+            known.pop(passage, None)
+        if passage in compared.texts:
+            like[passage], common[passage] = compared.texts[passage]
+            thin[passage] = 1.0
+    return replace(trial, compared=replace(compared, like=like, common=common, thin=thin))
+
+
+def right_bare(trials: Sequence[Trial]) -> list[Trial]:
+    """Return trials as if nobody had written questions for the passages that answer them."""
+    return [as_if_bare(trial, trial.right) for trial in trials]
+
+
+def fit_bare(trials: Sequence[Trial], fitted: Fitted) -> Fitted:
+    """Return the fitted facts with those of bare passages.
+
+    Where the questions to fit with ask for no passage that has questions, all are treated alike.
+    """
+    numbered = list(enumerate(trials))
+    written = [(number, each) for number, each in numbered if _has_questions(each)]
+    if not written:
+        return fitted
+
+    weights = Weights(**fitted)
+    new = [as_if_bare(each, _some(each, number) | each.right) for number, each in written]
+    old = [as_if_bare(each, _some(each, number) - each.right) for number, each in numbered]
+    both = [_Scores.of(new, weights), _Scores.of(old, weights)]
+    best, chosen = (-math.inf, 0), fitted
+    for bonus, against in product(BONUSES, AGAINST):
+        firsts = [scores.firsts(bonus, against, weights.next) for scores in both]
+        for more in MORE:
+            beyond = sum(each.beyond(weights.threshold, more) for each in firsts)
+            kept = sum(each.kept(weights.threshold, more) for each in firsts)
+            if (-beyond, kept) > best:
+                best = -beyond, kept
+                least = weights.threshold + more
+                facts = {"bare": bonus, "bare_next": against, "bare_threshold": least}
+                chosen = {**fitted, **{name: round(value, 6) for name, value in facts.items()}}
+    return chosen
+
+
+def _has_questions(trial: Trial) -> bool:
+    """Return whether a trial asks for a passage that has questions, and whose text is near."""
+    compared = trial.compared
+    return any(
+        compared.thin.get(each, 0.0) < 1.0 and each in compared.texts for each in trial.right
+    )
+
+
+def _some(trial: Trial, number: int) -> frozenset[int]:
+    """Return one in `EVERY` passages near a trial's question, others for the next trial."""
+    near = trial.compared.like.keys() | trial.compared.texts.keys()
+    return frozenset(each for each in near if (each + number) % EVERY == 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scores:
+    """The passages of trials: all but the last two are [trials, passages], filled up."""
+
+    scores: "np.ndarray"
+    """Without anything added for bare ones; `_NONE` where there is no passage more."""
+    thin: "np.ndarray"
+    answers: "np.ndarray"
+    has_answer: "np.ndarray"
+    unanswered: "np.ndarray"
+    """What the certainty of each trial loses for unanswered questions."""
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], weights: Weights) -> "_Scores":
+        """Return those of trials; `weights` add nothing for bare passages."""
+        import numpy as np
+
+        shape = len(trials), max(2, *(len(trial.compared.like) for trial in trials))
+        scores, thin, answers = np.full(shape, _NONE), np.zeros(shape), np.zeros(shape, bool)
+        for row, trial in enumerate(trials):
+            compared = trial.compared
+            ranked = rank(compared.like, compared.common, compared.thin, weights)
+            scores[row, : len(ranked)] = [each.score for each in ranked]
+            thin[row, : len(ranked)] = [each.thin for each in ranked]
+            answers[row, : len(ranked)] = [
+                each.passage in trial.right | trial.also for each in ranked
+            ]
+        unanswered = np.array([trial.compared.unanswered for trial in trials])
+        return cls(
+            scores=scores,
+            thin=thin,
+            answers=answers,
+            has_answer=np.array([bool(trial.right) for trial in trials]),
+            unanswered=weights.unanswered * unanswered,
+        )
+
+    def firsts(self, bonus: float, against: float, share: float) -> "_Firsts":
+        """Return what comes first if bare passages get so much; `share` is that of the next one."""
+        import numpy as np
+
+        scores = self.scores + bonus * self.thin
+        rows = np.arange(len(scores))
+        first = scores.argmax(axis=1)
+        thin = self.thin[rows, first]
+        rivals = scores + against * np.maximum(0.0, self.thin - thin[:, None])
+        rivals[rows, first] = _NONE
+        rival = np.maximum(0.0, rivals.max(axis=1))
+        return _Firsts(
+            thin=thin,
+            answers=self.answers[rows, first],
+            has_answer=self.has_answer,
+            certainty=scores[rows, first] - share * rival - self.unanswered,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Firsts:
+    """What comes first for each trial; all are [trials]."""
+
+    thin: "np.ndarray"
+    answers: "np.ndarray"
+    has_answer: "np.ndarray"
+    certainty: "np.ndarray"
+
+    def beyond(self, threshold: float, more: float) -> int:
+        """Return by how many answers the limits are missed; bare passages need `more` certainty."""
+        known = self._known(threshold, more)
+        wrong = int((known & self.has_answer & ~self.answers).sum())
+        false = int((known & ~self.has_answer).sum())
+        asked, others = int(self.has_answer.sum()), int((~self.has_answer).sum())
+        return max(0, wrong - math.ceil(MAX_WRONG * asked)) + max(
+            0, false - int(MAX_FALSE * others)
+        )
+
+    def kept(self, threshold: float, more: float) -> int:
+        """Return how many right answers are given."""
+        return int((self._known(threshold, more) & self.answers).sum())
+
+    def _known(self, threshold: float, more: float) -> "np.ndarray":
+        return self.certainty >= threshold + more * self.thin
