@@ -21,7 +21,7 @@ from toolchain.training.packed import filled, is_packing, read_packed
 from toolchain.training.shared import read_prefix, shared_tokens
 
 CHUNK_ELEMENTS = 1 << 22
-"""Logits that stand in memory at once: 64 MiB as float32."""
+"""Logits that stand in memory at once: 16 MiB as float32."""
 
 
 class Targets(Protocol):
