@@ -190,8 +190,7 @@ def _measure(
         context = int(about["context"])
         opening_tokens = _room(child, opening, spec.max_tokens, context)
         reference = Reference.load(originals.reference, report)
-        held_out, too_long = with_room(reference.tokenizer, texts.held_out(spec.questions), context)
-        _note_left_out(too_long, context, report)
+        held_out, too_long = _asked_of(reference, texts.held_out(spec.questions), context, report)
         exam = _Exam(
             child=child,
             candidate=candidate,
@@ -233,19 +232,26 @@ def _measure(
         failures=[],
     )
     figures = replace(figures, failures=_missed(figures, texts.earlier, spec.gate))
-    write_jsonl(out / "divergence.jsonl", each)
-    shown, answers = asked.answers if own is None else own, asked.answers
-    if texts.leak:
-        shown, answers = (without_secrets(said, texts.leak) for said in (shown, answers))
-    _write_goldens(out, shown, opening, spec.goldens, seen)
-    _write(out, figures, answers)
+    shown = asked.answers if own is None else own
+    _write_goldens(out, _printable(shown, texts), opening, spec.goldens, seen)
+    _write(out, figures, _printable(asked.answers, texts), each)
     return figures
 
 
-def _note_left_out(too_long: int, context: int, report: Reporter) -> None:
+def _printable(answers: Sequence[Answered], texts: Texts) -> Sequence[Answered]:
+    """Return answers as files may hold them: without the secrets that must not leak."""
+    return without_secrets(answers, texts.leak) if texts.leak else answers
+
+
+def _asked_of(
+    reference: Reference, chats: Sequence[Mapping[str, Any]], context: int, report: Reporter
+) -> tuple[list[Mapping[str, Any]], int]:
+    """Return the conversations that fit into a context, and the number of longer ones."""
+    held_out, too_long = with_room(reference.tokenizer, chats, context)
     if too_long:
         longer = f"{too_long} held-out conversations are longer than {context} tokens"
         report.note(f"evaluate: {longer} and left out")
+    return held_out, too_long
 
 
 def _started(candidate: Candidate, dataset: Dataset) -> AbstractContextManager[Scorer]:
@@ -369,8 +375,14 @@ def _write_goldens(
     write_jsonl(out / "goldens.jsonl", [*goldens[:most], *([seen] if seen else [])])
 
 
-def _write(out: Path, figures: VerdictFigures, answers: Sequence[Answered]) -> None:
-    """Write every answer, and the verdict last."""
+def _write(
+    out: Path,
+    figures: VerdictFigures,
+    answers: Sequence[Answered],
+    each: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the figures of each conversation, every answer, and the verdict last."""
+    write_jsonl(out / "divergence.jsonl", each)
     write_jsonl(
         out / "answers.jsonl",
         [{"question": a.question, "expected": a.expected, "answer": a.text} for a in answers],
