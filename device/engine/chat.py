@@ -95,6 +95,7 @@ class ChatTemplate:
         """Whether it shows contents in parts alone: a model that sees, without its projector."""
 
         def shows(content: Any) -> bool:
+            """Say whether what was said comes out."""
             try:
                 return _PROBE in self._filled([{"role": "user", "content": content}], None)
             except DeviceError:

@@ -197,8 +197,7 @@ def _measure(
         context = int(about["context"])
         opening_tokens = _room(child, opening, spec.max_tokens, context)
         reference = Reference.load(originals.reference, report)
-        held_out, too_long = with_room(reference.tokenizer, texts.held_out(spec.questions), context)
-        _note_left_out(too_long, context, report)
+        held_out, too_long = _asked_of(reference, texts.held_out(spec.questions), context, report)
         exam = _Exam(
             child=child,
             candidate=candidate,
@@ -217,9 +216,8 @@ def _measure(
         measured |= seen_alike(reference, asked.answers, report)
         guard = read_guard(candidate.guard.path / GUARD) if candidate.guard else None
         probes = exam.probed(guard) if spec.probes else None
-        answers = without_secrets(asked.answers, texts.leak) if texts.leak else asked.answers
-        own = without_secrets(own, texts.leak) if own and texts.leak else own
-        shown = exam.shown(answers) if own is None else own
+        answers = _printable(asked.answers, texts)
+        shown = exam.shown(answers) if own is None else _printable(own, texts)
         leak = exam.leaked(reference, texts.leak) if texts.leak else None
         # Reference and teacher are not held in memory at the same time.
         del reference
@@ -243,16 +241,25 @@ def _measure(
         failures=[],
     )
     figures = replace(figures, failures=_missed(figures, texts.earlier, spec.gate))
-    write_jsonl(out / "divergence.jsonl", each)
     _write_goldens(out, shown, opening, spec.goldens, seen)
-    _write(out, figures, answers)
+    _write(out, figures, answers, each)
     return figures
 
 
-def _note_left_out(too_long: int, context: int, report: Reporter) -> None:
+def _printable(answers: Sequence[Answered], texts: Texts) -> Sequence[Answered]:
+    """Return answers as files may hold them: without the secrets that must not leak."""
+    return without_secrets(answers, texts.leak) if texts.leak else answers
+
+
+def _asked_of(
+    reference: Reference, chats: Sequence[Mapping[str, Any]], context: int, report: Reporter
+) -> tuple[list[Mapping[str, Any]], int]:
+    """Return the conversations that fit into a context, and the number of longer ones."""
+    held_out, too_long = with_room(reference.tokenizer, chats, context)
     if too_long:
         longer = f"{too_long} held-out conversations are longer than {context} tokens"
         report.note(f"evaluate: {longer} and left out")
+    return held_out, too_long
 
 
 def _started(candidate: Candidate, dataset: Dataset) -> AbstractContextManager[Scorer]:
@@ -381,8 +388,14 @@ def _write_goldens(
     write_jsonl(out / "goldens.jsonl", [*goldens[:most], *([seen] if seen else [])])
 
 
-def _write(out: Path, figures: VerdictFigures, answers: Sequence[Answered]) -> None:
-    """Write every answer, and the verdict last."""
+def _write(
+    out: Path,
+    figures: VerdictFigures,
+    answers: Sequence[Answered],
+    each: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the figures of each conversation, every answer, and the verdict last."""
+    write_jsonl(out / "divergence.jsonl", each)
     write_jsonl(
         out / "answers.jsonl",
         [{"question": a.question, "expected": a.expected, "answer": a.text} for a in answers],
