@@ -17,13 +17,16 @@ from toolchain.ingest.split import question_key
 from toolchain.tool_use import called
 
 RECIPE = recipe.load(shipped.folder() / "board-tools.toml")
-TUNING, DRAWN, HELD_OUT = RECIPE.data.files
+TUNING, HELD_OUT = RECIPE.data.files
+DRAWN = "board-tools/drawn.jsonl"
 TOOLS = json.loads((RECIPE.folder / RECIPE.data.tools).read_text(encoding="utf-8"))
 
 
 @cache
 def data() -> Parts:
-    return look(RECIPE.data, RECIPE.folder, seed=RECIPE.seed)
+    # The drawn rows are no part of the recipe yet, and are held to the same.
+    spec = RECIPE.data.model_copy(update={"files": (TUNING, DRAWN, HELD_OUT)})
+    return look(spec, RECIPE.folder, seed=RECIPE.seed)
 
 
 def rows(file: str) -> list[dict[str, Any]]:
