@@ -39,6 +39,15 @@ def test_the_page_counts_by_kind_and_by_file_and_shows_no_value(tmp_path: Path) 
     assert "13912345678" not in html
 
 
+def test_the_page_of_data_alone_claims_no_measurement_and_names_the_lines(tmp_path: Path) -> None:
+    html = page(tmp_path)
+    assert "with the runtime that serves" not in html
+    assert "nothing was measured on a board" in html
+    assert "<code>findings.jsonl</code> in the folder of <code>ingest</code>" in html
+    looked, dirt = html.index("Not looked for:"), html.index("<h3>Dirt</h3>")
+    assert html.index("<h3>Personal data</h3>") < looked < dirt
+
+
 def test_what_nobody_looked_for_is_not_measured(tmp_path: Path) -> None:
     html = page(tmp_path, redact={"mode": "off"}, clean={"mode": "off"})
     assert html.count("not measured: the recipe turns this off") == 2

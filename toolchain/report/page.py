@@ -4,7 +4,7 @@ Reports of boards come first, then what was found in the data, then what documen
 """
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from toolchain.artifacts import Report
@@ -16,6 +16,8 @@ from toolchain.report.data import Data
 from toolchain.report.knowledge import Known, Made
 
 NOT_MEASURED = "not measured"
+COUNTED = "counted by demitasse while it read the data; nothing was measured on a board"
+"""What a page says that shows data alone."""
 STYLE = """
 :root { color-scheme: light dark;
   --paper: light-dark(#fbf9f6, #171412); --ink: light-dark(#2a211b, #ece5df);
@@ -56,7 +58,7 @@ def render(
     title = " · ".join(dict.fromkeys(names))
     body = [
         f"<h1>{_text(title)}</h1>",
-        f'<p class="quiet">measured by demitasse{_how(reports)}</p>',
+        f'<p class="quiet">{_how(reports) if reports or documents else COUNTED}</p>',
     ]
     if reports:
         body += _figure(
@@ -90,11 +92,11 @@ def render(
 
 
 def _how(reports: Sequence[Report]) -> str:
-    """Return where and with what reports were measured, as the end of a sentence."""
+    """Return where and with what reports were measured."""
     if any("client_side" in report.measured for report in reports):
-        return ""  # each of these says it itself
+        return "measured by demitasse"  # each of these says the rest itself
     where = ", on the boards themselves" if reports else ""
-    return f"{where}, with the runtime that serves"
+    return f"measured by demitasse{where}, with the runtime that serves"
 
 
 def _report(report: Report) -> Iterator[str]:
@@ -126,23 +128,32 @@ def _data(data: Data) -> Iterator[str]:
     figures = data.figures
     yield f"<h2>{_text(f'What it learned from: {data.name}')}</h2>"
     yield _table(("file", "read as", "rows", "languages"), list(data_rows.files(data)))
+    yield "<h3>What became of it</h3>"
     yield _table(("", ""), list(data_rows.split(data)))
-
-    for title, found in (("Personal data", figures.personal), ("Dirt", figures.dirt)):
-        yield f"<h3>{title}</h3>"
-        if found is None:
-            yield f'<p class="quiet">{NOT_MEASURED}: the recipe turns this off</p>'
-        elif not found:
-            yield '<p class="quiet">none was found</p>'
-        else:
-            yield _table(("kind", "what was done"), list(data_rows.kinds(found)))
-
+    yield from _findings("Personal data", figures.personal)
     if figures.not_looked_for:
         said = "; ".join(figures.not_looked_for)
         yield f'<p class="quiet">Not looked for: {_text(said)}</p>'
+    yield from _findings("Dirt", figures.dirt)
+    if figures.personal or figures.dirt:
+        yield (
+            '<p class="quiet"><code>findings.jsonl</code> in the folder of <code>ingest</code> '
+            "has the line of each finding.</p>"
+        )
     if by_file := list(data_rows.kinds_by_file(data)):
         table = _table(("file", "kind", "what was done"), by_file)
         yield f"<details><summary>By file</summary>{table}</details>"
+
+
+def _findings(title: str, found: Mapping[str, data_rows.Counts] | None) -> Iterator[str]:
+    """Yield what was found of one sort, by kind."""
+    yield f"<h3>{title}</h3>"
+    if found is None:
+        yield f'<p class="quiet">{NOT_MEASURED}: the recipe turns this off</p>'
+    elif not found:
+        yield '<p class="quiet">none was found</p>'
+    else:
+        yield _table(("kind", "what was done"), list(data_rows.kinds(found)))
 
 
 def _known(known: Known) -> Iterator[str]:
