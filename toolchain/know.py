@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from device.manifest import EMBEDDER, KNOWLEDGE
+from device.manifest import EMBEDDER, KNOWLEDGE, read_runtime
 from device.manifest.knowledge import POOLING
 from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep, value_digest
 from toolchain.errors import GateError
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MOST_GOLDENS = 16
 """Questions whose passage the board must find first before a release is switched to."""
+_MAKES_VECTORS = ("llama_cpp/", "device/engine/llama/")
+"""Beginnings of the paths in a runtime that decide a text's vector."""
 _TOGETHER = 64
 """Texts between two times that vectors are written down."""
 
@@ -118,7 +120,7 @@ def _make(
     asked = (*texts.tuning, *texts.fresh)
     compared_texts = [entry.text for entry in entries]
     questions = [each.question.strip() for each in asked]
-    with closing(VectorCache(cache / "vectors.db", f"{sha256} {runtime.name}")) as kept:
+    with closing(VectorCache(cache / "vectors.db", _maker(runtime, sha256))) as kept:
         _add_vectors(kept, [*compared_texts, *questions], runtime, written.file, report)
         write_index(
             index,
@@ -154,6 +156,17 @@ def _make(
         fresh=fitting.scores(fresh, fitted),
         fresh_bare=fitting.scores(right_bare(fresh), fitted),
     )
+
+
+def _maker(runtime: Path, embedder: str) -> str:
+    """Return a name of what makes vectors: the embedder, and the runtime's code that runs it."""
+    # Not the whole runtime: another release of the service would make every vector again.
+    files = {
+        each.path: each.sha256
+        for each in read_runtime(runtime).files
+        if each.path.startswith(_MAKES_VECTORS)
+    }
+    return f"{embedder} {value_digest(files)}"
 
 
 def _add_vectors(

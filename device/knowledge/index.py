@@ -264,6 +264,7 @@ class Index:
     def _products(self, entries: Collection[int], vector: Sequence[float]) -> "dict[int, float]":
         """Return the likeness of entries, by their numbers."""
         numbers = sorted(entries)
+        total = sum(vector)
         values = []
         for at in range(0, len(numbers), _TOGETHER):
             some = numbers[at : at + _TOGETHER]
@@ -271,7 +272,7 @@ class Index:
             for packed, scale in self._rows(asked, *some):
                 if len(packed) != self._width:
                     raise ValueError("a vector of another width")
-                values.append(product(packed, scale, vector))
+                values.append(product(packed, scale, vector, total))
         return dict(zip(numbers, values, strict=True))
 
     def _hits(self, scores: dict[int, float]) -> tuple[Hit, ...]:
@@ -343,8 +344,15 @@ def _closest(apart: Sequence[int], entries: Sequence[int], most: int) -> Sequenc
     """Return the entries whose sign bits differ least; more than `most` where they are equal."""
     if len(entries) <= most:
         return entries
-    limit = sorted([apart[entry - 1] for entry in entries])[most]
-    return [entry for entry in entries if apart[entry - 1] <= limit]
+    distances = apart if len(entries) == len(apart) else [apart[entry - 1] for entry in entries]
+    # Distances are small numbers: counting them is faster than sorting 12,000.
+    counts = Counter(distances)
+    limit, left = 0, most
+    for limit in sorted(counts):
+        left -= counts[limit]
+        if left < 0:
+            break
+    return [entry for entry, bits in zip(entries, distances, strict=True) if bits <= limit]
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -322,7 +322,8 @@ def test_rows_are_packed_for_the_product_and_the_sign_bits_of_the_board() -> Non
     bits = sign_bits(rows)
     for number, (row, (steps, factor)) in enumerate(zip(rows, packed(rows), strict=True)):
         kept = np.frombuffer(steps, np.int8) * factor
-        assert product(steps, factor, asked) == pytest.approx(float(kept @ asked), abs=1e-12)
+        found = product(steps, factor, asked, sum(asked))
+        assert found == pytest.approx(float(kept @ asked), abs=1e-12)
         assert np.abs(kept - row).max() <= factor / 2 + 1e-12
         own = bits[number * 2 : number * 2 + 2]
         assert int.from_bytes(own, "big") == signs([float(each) for each in row])
