@@ -211,7 +211,7 @@ def _disk(facts: Facts) -> Finding:
         check="disk",
         state="ok" if enough else "warning",
         seen=f"{free / 1e9:.1f} GB free on {facts['disk_device'] or 'its disk'}",
-        mend="" if enough else "remove what is not needed, or use a larger card",
+        mend="" if enough else "remove files that nobody needs, or use a larger card",
     )
 
 

@@ -63,7 +63,7 @@ FAULTS: list[tuple[dict[str, Any], str, str, str, str]] = [
         "disk",
         "warning",
         "0.9 GB free on mmcblk0p2",
-        "remove what is not needed, or use a larger card",
+        "remove files that nobody needs, or use a larger card",
     ),
     (
         {"throttled": {"raw": "0x50005", "now": ["under_voltage", "throttled"], "since_boot": []}},

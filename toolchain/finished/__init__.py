@@ -25,7 +25,9 @@ from toolchain.guard import guard
 from toolchain.ledger import Ledger
 from toolchain.ledger import Source as LedgerSource
 from toolchain.line.flow import Settings, Step
-from toolchain.line.stages import guard_words, likeness, packaged, task_scores
+from toolchain.line.stages.evaluate import likeness, task_scores
+from toolchain.line.stages.guard import guard_words
+from toolchain.line.stages.package import packaged
 from toolchain.models import hub
 from toolchain.opening import Opening
 from toolchain.package import Guarded, Origin, Parts, package

@@ -13,7 +13,8 @@ from toolchain.line import order
 from toolchain.line.flow import Flow, Settings, Step
 from toolchain.line.formats import FORMATS, Format, of_scheme
 from toolchain.line.sources import ledger_of, sources_of
-from toolchain.line.stages import STAGES, earlier
+from toolchain.line.stages import STAGES
+from toolchain.line.stages.evaluate import earlier
 from toolchain.lock import locked
 from toolchain.processes import is_main
 from toolchain.progress import Reporter
