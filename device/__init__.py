@@ -3,4 +3,4 @@
 Mostly the standard library.
 """
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
