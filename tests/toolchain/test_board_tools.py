@@ -17,16 +17,13 @@ from toolchain.ingest.split import question_key
 from toolchain.tool_use import called
 
 RECIPE = recipe.load(shipped.folder() / "board-tools.toml")
-TUNING, HELD_OUT = RECIPE.data.files
-DRAWN = "board-tools/drawn.jsonl"
+TUNING, DRAWN, HELD_OUT = RECIPE.data.files
 TOOLS = json.loads((RECIPE.folder / RECIPE.data.tools).read_text(encoding="utf-8"))
 
 
 @cache
 def data() -> Parts:
-    # The drawn rows are no part of the recipe yet, and are held to the same.
-    spec = RECIPE.data.model_copy(update={"files": (TUNING, DRAWN, HELD_OUT)})
-    return look(spec, RECIPE.folder, seed=RECIPE.seed)
+    return look(RECIPE.data, RECIPE.folder, seed=RECIPE.seed)
 
 
 def rows(file: str) -> list[dict[str, Any]]:
