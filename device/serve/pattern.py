@@ -85,7 +85,7 @@ def grammar_of(
 
     The strings have at least `least` and at most `most` characters. They are written as in JSON, or
     `raw`, without the character that is given: their end begins with it. Raise PatternError with
-    what is not understood.
+    the part that is not understood.
     """
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"has more than {MAX_PATTERN} characters")

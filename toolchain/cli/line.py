@@ -1,6 +1,7 @@
 """Verbs of the line: a recipe to a bundle, a bundle to a board."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -86,6 +87,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe or bring a finished model; with --to, on to a measured service on the board."""
+    terms = partial(
+        _terms, port, accept_new, sign, allow_unsigned, names=host_name, origins=cors_origin
+    )
     with console.terminal() as report:
         if is_finished(str(recipe_file)):
             asked = Asked(
@@ -102,10 +106,7 @@ def run(
                 dry_run=dry_run,
                 as_json=as_json,
             )
-            terms = _terms(
-                port, accept_new, sign, allow_unsigned, names=host_name, origins=cors_origin
-            )
-            finished(asked, terms, report)
+            finished(asked, terms(), report)
             return
         refuse_for_recipe(
             template=template, reference=reference, data=data, guard=guard, context=context
@@ -116,12 +117,12 @@ def run(
         if dry_run:
             _show_plan(recipe, settings, to=to, as_json=as_json)
             return
-        terms = _terms(port, accept_new, sign, allow_unsigned, names=host_name, origins=cors_origin)
+        agreed = terms()
         with work_folder(settings):
             if to:
-                look_first(to, terms)
+                look_first(to, agreed)
             steps = list(walk(recipe, settings))
-            delivery = deliver(recipe, steps, to, report, terms) if to else None
+            delivery = deliver(recipe, steps, to, report, agreed) if to else None
             page = _write_comparison(delivery, settings.out) if delivery else None
     show.walked(recipe, steps, delivery, as_json=as_json)
     if page and not as_json:

@@ -221,8 +221,7 @@ def _measure(
         leak = exam.leaked(reference, texts.leak) if texts.leak else None
         # Reference and teacher are not held in memory at the same time.
         del reference
-        if originals.teacher:
-            measured |= exam.distance(originals.teacher)
+        measured |= exam.distance(originals.teacher)
 
     figures = VerdictFigures(
         engine=about["version"],
@@ -323,8 +322,10 @@ class _Exam:
         general = general_divergence(self.child, reference, text, tokens, self.report)
         return measured | diverged | general, each
 
-    def distance(self, teacher: Original) -> Measured:
-        """Compare the file with the model that taught it."""
+    def distance(self, teacher: Original | None) -> Measured:
+        """Compare the file with the model that taught it, if one did."""
+        if teacher is None:
+            return Measured()
         loaded = Reference.load(teacher, self.report)
         tokens = self.spec.kl_tokens
         return from_teacher(divergence(self.child, loaded, self.held_out, tokens, self.report)[0])
