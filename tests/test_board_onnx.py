@@ -3,42 +3,24 @@ a Cortex-A72, and gives the tokens that it gave here.
 """
 
 import json
-import os
 from collections.abc import Iterator
-from difflib import SequenceMatcher
-from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
 
-from tests.fakes.facts import QUESTIONS
-from tests.test_line import RECIPE, Line
+from tests.fakes.board_line import TARGET, likeness, packaged
+from tests.test_line import Line
 from toolchain.board import boot, open_board, virtual
 from toolchain.progress import Silent
 
 pytestmark = [pytest.mark.board, pytest.mark.timeout(2400)]
 
-TARGET = "rpi-4b-2gb"
 BOARD = f"virtual:{TARGET}"
-ONNX = RECIPE.replace('["x86-64"]', f'["{TARGET}"]').replace(
-    "importance = true", 'formats = ["onnx"]'
-)
 
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     """A bundle with an ONNX file of 4 bits, and a board of these tests that it was pushed to."""
-    folder = tmp_path_factory.mktemp("board-onnx")
-    (folder / "tiny.toml").write_text(ONNX)
-    (folder / "facts.jsonl").write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS)
-    )
-    (folder / "state").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-        made = Line(folder=folder, port=8080, environment=environment, said={})
-        made.demitasse("package", "tiny.toml", timeout_s=1200)
+    with packaged(tmp_path_factory.mktemp("board-onnx"), "onnx") as made:
         board = virtual.up(TARGET, Silent())
         try:
             pushed = made.demitasse(
@@ -54,14 +36,8 @@ def test_an_onnx_bundle_gives_its_goldens_within_tolerance_and_answers(line: Lin
     said = line.said["push"]["goldens"]
     assert said.startswith("4 goldens agree in ")
     assert said.endswith("this processor rounds otherwise")
-    package = line.folder / "build" / "tiny" / "package-onnx"
-    tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
-    likeness = []
-    for golden in map(json.loads, (package / "goldens.jsonl").read_text("utf-8").splitlines()):
-        question = golden["messages"][-1]["content"]
-        answer = line.demitasse("ask", BOARD, question).rstrip("\n")
-        likeness.append(SequenceMatcher(None, answer, tokenizer.decode(golden["tokens"])).ratio())
-    assert max(likeness) > 0.8, "a tie that falls the other way may turn one answer, not all"
+    alike = likeness(line, "onnx", BOARD)
+    assert max(alike) > 0.8, "a tie that falls the other way may turn one answer, not all"
 
 
 def test_the_engine_is_onnx_runtime_and_the_processor_has_no_dot_product(line: Line) -> None:

@@ -7,41 +7,22 @@ cost `make test` ten minutes more on a fresh computer.
 """
 
 import json
-import os
 from collections.abc import Iterator
-from difflib import SequenceMatcher
-from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
 
-from tests.fakes.facts import QUESTIONS
-from tests.test_line import RECIPE, Line
+from tests.fakes.board_line import TARGET, likeness, packaged
+from tests.test_line import Line
 from toolchain.board import boot, image, rootfs, virtual
 from toolchain.progress import Silent
 
 pytestmark = [pytest.mark.board, pytest.mark.timeout(2400)]
 
-TARGET = "rpi-4b-2gb"
-TFLITE = RECIPE.replace('["x86-64"]', f'["{TARGET}"]').replace(
-    "importance = true", 'formats = ["tflite"]'
-)
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     """A bundle with a .tflite file, and a place for boards of these tests alone."""
-    folder = tmp_path_factory.mktemp("board-tflite")
-    (folder / "tiny.toml").write_text(TFLITE)
-    (folder / "facts.jsonl").write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in QUESTIONS)
-    )
-    (folder / "state").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-        made = Line(folder=folder, port=8080, environment=environment, said={})
-        made.demitasse("package", "tiny.toml", timeout_s=1200)
+    with packaged(tmp_path_factory.mktemp("board-tflite"), "tflite") as made:
         yield made
 
 
@@ -72,15 +53,8 @@ def test_a_tflite_bundle_gives_its_goldens_within_tolerance_and_answers(
     assert made["goldens"].startswith("4 goldens agree in ") and made["goldens"].endswith(
         "this processor rounds otherwise"
     )
-    package = trained.folder / "build" / "tiny" / "package-tflite"
-    tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
-    likeness = []
-    for golden in map(json.loads, (package / "goldens.jsonl").read_text("utf-8").splitlines()):
-        answer = trained.demitasse("ask", board.address, golden["messages"][-1]["content"]).rstrip(
-            "\n"
-        )
-        likeness.append(SequenceMatcher(None, answer, tokenizer.decode(golden["tokens"])).ratio())
-    assert max(likeness) > 0.8, "a tie that falls the other way may turn one answer, not all"
+    alike = likeness(trained, "tflite", board.address)
+    assert max(alike) > 0.8, "a tie that falls the other way may turn one answer, not all"
 
 
 def test_the_boards_own_python_runs_the_runtime_of_its_release(

@@ -2,17 +2,14 @@
 child process.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Rounds
+from tests.fakes.mutants import none_kills
 from tests.fakes.tiny_gguf import tiny_gguf
 
-ROOT = Path(__file__).resolve().parents[3]
 CHILD = """
 import json, os, random, resource, signal, sys
 from pathlib import Path
@@ -66,7 +63,6 @@ for number in range(first, first + count):
             status = f"exit {os.WEXITSTATUS(ended)}"
     print(json.dumps([number, status]), flush=True)
 """
-TOGETHER = 100
 MEANS = {
     "refused": "refused by the header pass",
     "exit 0": "loaded",
@@ -80,10 +76,4 @@ def test_no_mutant_that_passes_kills_the_engine(tmp_path: Path, rounds: Rounds) 
     """Each round is a hundred mutants."""
     file = tiny_gguf(tmp_path / "tiny.gguf")
     for number in rounds:
-        command = [sys.executable, "-c", CHILD, str(file), str(number * TOGETHER), str(TOGETHER)]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=250)
-        seen = dict(json.loads(line) for line in done.stdout.splitlines())
-        assert {mutant: status for mutant, status in seen.items() if status not in MEANS} == {}
-        assert len(seen) == TOGETHER
-        for status in seen.values():
-            rounds.saw(MEANS[status])
+        none_kills(CHILD, file, MEANS, rounds, number)

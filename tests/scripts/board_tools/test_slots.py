@@ -42,4 +42,6 @@ def test_bad_values_are_bad() -> None:
         slots = Slots(random.Random(seed))
         assert int(slots["badpin"][0]) > 27
         assert not 1 <= int(slots["badphys"][0]) <= 40
-        assert not 0 <= int(re.match("-?[0-9]+", slots["badpct"][0])[0]) <= 100  # type: ignore[index]
+        share = re.match("-?[0-9]+", slots["badpct"][0])
+        assert share is not None
+        assert not 0 <= int(share[0]) <= 100
