@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -140,7 +141,6 @@ class Index:
             if not all(each is None or type(each) is int for each in self._passage_of):
                 raise TypeError("an entry of no passage")
             self._entries = range(1, len(self._passage_of) + 1)
-            self._own_entries = _own_entries(self._passage_of)
             self._thin = _thin(self._passage_of, float(facts.get("enough", 0.0)))
             self._few = [
                 entry for entry in self._entries if self._passage_of[entry - 1] in self._thin
@@ -238,6 +238,11 @@ class Index:
             # There are few such words, so this set stays small.
             self._common.add(term)
         return True
+
+    @cached_property
+    def _own_entries(self) -> "dict[int, int]":
+        """Each passage with the entry that is its own text; a board does not ask for them."""
+        return _own_entries(self._passage_of)
 
     def _texts_of(
         self,

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from device.manifest.braces import written
@@ -123,14 +123,6 @@ FUNCTION_GEMMA = Markup(
 GEMMA4 = Markup("gemma4", "<|tool_call>", "call:", "", "<tool_call|>", between="", quote='<|"|>')
 NATIVE = (HERMES, LLAMA3, MISTRAL, MISTRAL_IDS, MISTRAL_LIST, FUNCTION_GEMMA, GEMMA4)
 """Markups that are looked for in what a template writes."""
-GENERIC = Markup("generic", HERMES.trigger, HERMES.head, HERMES.middle, HERMES.end, native=False)
-GENERIC_IN_QUESTION = Markup(
-    "generic",
-    HERMES.trigger,
-    HERMES.head,
-    HERMES.middle,
-    HERMES.end,
-    native=False,
-    in_question=True,
-)
+GENERIC = replace(HERMES, name="generic", native=False)
+GENERIC_IN_QUESTION = replace(GENERIC, in_question=True)
 """For templates that refuse a system turn."""
