@@ -16,7 +16,7 @@ from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep, valu
 from toolchain.errors import GateError
 from toolchain.figures import KnowledgeFigures, SearchScores
 from toolchain.knowledge import fitting
-from toolchain.knowledge.bare import fit_bare, right_bare
+from toolchain.knowledge.bare import fit_with_bare, right_bare
 from toolchain.knowledge.cache import VectorCache
 from toolchain.knowledge.contrast import tune_embedder
 from toolchain.knowledge.embedder import write_embedder
@@ -135,7 +135,7 @@ def _make(
 
     compared = _compare(asked, vectors, runtime, written.file, index, report)
     trials, fresh = compared[: len(texts.tuning)], compared[len(texts.tuning) :]
-    fitted = fit_bare(trials, fitting.fit(trials))
+    fitted = fit_with_bare(trials)
     set_fitted(index, fitted, _goldens(texts, fitted, trials, fresh))
     if fresh:
         measured = zip(texts.fresh, fresh, strict=True)

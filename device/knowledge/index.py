@@ -96,7 +96,7 @@ class Found:
 
     hits: tuple[Hit, ...]
     certainty: float
-    """Score of the best passage, less the shares of the next one and of unanswered questions."""
+    """Score of the best passage, less shares of what speaks against it."""
     known: bool
     """Whether the best passage counts as an answer."""
 
@@ -130,6 +130,7 @@ class Index:
                 words=float(facts["words"]),
                 unanswered=float(facts["unanswered"]),
                 next=float(facts.get("next", 0.0)),
+                rivalry=float(facts.get("rivalry", 0.0)),
                 threshold=float(facts["threshold"]),
                 bare=float(facts.get("bare", 0.0)),
                 bare_next=float(facts.get("bare_next", 0.0)),

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 
-KNOWLEDGE_SCHEMA = 3
-"""Schema that is written. 1 has no `pooling` and no `next`, 2 none of the facts of bare ones."""
+KNOWLEDGE_SCHEMA = 4
+"""Schema that is written. 1 has no `pooling` and no `next`, 2 none of the facts of bare ones, 3 no
+`rivalry`."""
 MOST_WORDS = 64
 """Words of a question that are searched for, at most."""
 TOKENIZER = "porter unicode61 remove_diacritics 2"
@@ -115,7 +116,10 @@ class Weights:
     unanswered: float = 0.0
     """Share of the likeness to questions that no passage answers, which a certainty loses."""
     next: float = 0.0
-    """Share of the second passage's score, which a certainty loses."""
+    """Share of what speaks against the first passage, which a certainty loses."""
+    rivalry: float = 0.0
+    """Temperature at which all other passages speak against it; 0: the score of the second one
+    does."""
     threshold: float = 0.0
     """Least certainty with which a passage counts as an answer."""
     bare: float = 0.0
@@ -163,20 +167,31 @@ def rank(
     return sorted(scored, key=lambda each: (-each.score, each.passage))
 
 
+def against(ranked: "Sequence[Ranked]", weights: Weights) -> float:
+    """Return how much other passages speak against the first one; `ranked` has the best one first,
+    and one at least.
+
+    At a temperature this is -temperature × log of the first one's share of exp(score / temperature)
+    of all: nothing where the others are far behind.
+    """
+    first = ranked[0]
+    others = [
+        each.score + weights.bare_next * max(0.0, each.thin - first.thin) for each in ranked[1:]
+    ]
+    if weights.rivalry <= 0.0:
+        return max([0.0, *others])
+    return pooled([first.score, *others], weights.rivalry) - first.score
+
+
 def certainty(ranked: "Sequence[Ranked]", unanswered: float, weights: Weights) -> float:
     """Return how sure it is that the first passage answers; `ranked` has the best one first.
 
-    Another passage that is nearly as good speaks against it, and so does the likeness to questions
-    that no passage answers.
+    Its rivals speak against it, and so does the likeness to questions that no passage answers.
     """
     if not ranked:
         return -1.0 - weights.unanswered * unanswered
-    first = ranked[0]
-    against = [
-        each.score + weights.bare_next * max(0.0, each.thin - first.thin) for each in ranked[1:]
-    ]
-    rival = max([0.0, *against])
-    return first.score - weights.next * rival - weights.unanswered * unanswered
+    lost = weights.next * against(ranked, weights) + weights.unanswered * unanswered
+    return ranked[0].score - lost
 
 
 def is_known(ranked: "Sequence[Ranked]", certainty: float, weights: Weights) -> bool:

@@ -14,7 +14,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from device.manifest.knowledge import Weights, rank
-from toolchain.knowledge.fitting import MAX_FALSE, MAX_WRONG, Fitted, Trial
+from toolchain.knowledge.fitting import MAX_FALSE, MAX_WRONG, Fitted, Trial, candidates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,10 +23,10 @@ EVERY = 20
 """One in so many of the other passages counts as bare too while fitting."""
 # A new page is about a fiftieth of the shipped help desk. What was fitted with a tenth or a
 # fiftieth instead answered two questions in a hundred more or less, of either kind.
-BONUSES = tuple(0.025 * step for step in range(19))
-AGAINST = tuple(0.05 * step for step in range(9))
-MORE = tuple(0.0125 * step for step in range(-8, 17))
-"""Certainty that a bare passage needs more than others, or less."""
+BONUSES = tuple(0.05 * step for step in range(11))
+AGAINST = tuple(0.1 * step for step in range(6))
+LIMITS = 48
+"""Limits of bare passages that are tried with each of these."""
 _NONE = -9.0
 """Score of a passage that is not there."""
 
@@ -49,24 +49,41 @@ def right_bare(trials: Sequence[Trial]) -> list[Trial]:
     return [as_if_bare(trial, trial.right) for trial in trials]
 
 
-def fit_bare(trials: Sequence[Trial], fitted: Fitted) -> Fitted:
-    """Return the fitted facts with those of bare passages.
+def fit_with_bare(trials: Sequence[Trial]) -> Fitted:
+    """Return what keeps most right answers in all: as the passages are, and with some of them bare.
 
-    Where the questions to fit with ask for no passage that has questions, all are treated alike.
+    What is best for passages with questions alone may leave bare ones without any answer, and
+    something else is nearly as good for the former. Where the questions to fit with ask for no
+    passage that has questions, bare passages are treated as the others.
     """
     numbered = list(enumerate(trials))
     written = [(number, each) for number, each in numbered if _has_questions(each)]
+    all_candidates = candidates(trials)
     if not written:
-        return fitted
+        return all_candidates[0].fitted
 
-    weights = Weights(**fitted)
     new = [as_if_bare(each, _some(each, number) | each.right) for number, each in written]
     old = [as_if_bare(each, _some(each, number) - each.right) for number, each in numbered]
+    best, chosen = (-math.inf, 0), all_candidates[0].fitted
+    for candidate in all_candidates:
+        (beyond, kept), fitted = _fit_bare(new, old, candidate.fitted)
+        if (beyond, kept + candidate.kept) > best:
+            best, chosen = (beyond, kept + candidate.kept), fitted
+    return chosen
+
+
+def _fit_bare(
+    new: Sequence[Trial], old: Sequence[Trial], fitted: Fitted
+) -> tuple[tuple[float, int], Fitted]:
+    """Return the fitted facts with those of bare passages, and how good they are: 0 or, negative,
+    by how many answers the limits are missed, and how many right answers are kept.
+    """
+    weights = Weights(**fitted)
     both = [_Scores.of(new, weights), _Scores.of(old, weights)]
     best, chosen = (-math.inf, 0), fitted
     for bonus, against in product(BONUSES, AGAINST):
-        firsts = [scores.firsts(bonus, against, weights.next) for scores in both]
-        for more in MORE:
+        firsts = [scores.firsts(bonus, against, weights) for scores in both]
+        for more in _limits(firsts, weights.threshold):
             beyond = sum(each.beyond(weights.threshold, more) for each in firsts)
             kept = sum(each.kept(weights.threshold, more) for each in firsts)
             if (-beyond, kept) > best:
@@ -74,7 +91,20 @@ def fit_bare(trials: Sequence[Trial], fitted: Fitted) -> Fitted:
                 least = weights.threshold + more
                 facts = {"bare": bonus, "bare_next": against, "bare_threshold": least}
                 chosen = {**fitted, **{name: round(value, 6) for name, value in facts.items()}}
-    return chosen
+    return best, chosen
+
+
+def _limits(firsts: "Sequence[_Firsts]", threshold: float) -> list[float]:
+    """Return what a bare passage may need more than the threshold, or less: from what lets all of
+    those that come first answer to what lets none.
+    """
+    import numpy as np
+
+    beyond = np.concatenate([each.beyond_by(threshold) for each in firsts])
+    if not len(beyond):
+        return [0.0]
+    limits = [float(each) for each in np.quantile(beyond, np.linspace(0.0, 1.0, LIMITS))]
+    return [*limits, limits[-1] + 1e-6]
 
 
 def _has_questions(trial: Trial) -> bool:
@@ -127,22 +157,27 @@ class _Scores:
             unanswered=weights.unanswered * unanswered,
         )
 
-    def firsts(self, bonus: float, against: float, share: float) -> "_Firsts":
-        """Return what comes first if bare passages get so much; `share` is that of the next one."""
+    def firsts(self, bonus: float, against: float, weights: Weights) -> "_Firsts":
+        """Return what comes first if bare passages get so much."""
         import numpy as np
 
         scores = self.scores + bonus * self.thin
         rows = np.arange(len(scores))
         first = scores.argmax(axis=1)
         thin = self.thin[rows, first]
-        rivals = scores + against * np.maximum(0.0, self.thin - thin[:, None])
-        rivals[rows, first] = _NONE
-        rival = np.maximum(0.0, rivals.max(axis=1))
+        others = scores + against * np.maximum(0.0, self.thin - thin[:, None])
+        if weights.rivalry > 0.0:
+            top = others.max(axis=1)
+            apart = np.exp((others - top[:, None]) / weights.rivalry)
+            lost = top + weights.rivalry * np.log(apart.sum(axis=1)) - scores[rows, first]
+        else:
+            others[rows, first] = _NONE
+            lost = np.maximum(0.0, others.max(axis=1))
         return _Firsts(
             thin=thin,
             answers=self.answers[rows, first],
             has_answer=self.has_answer,
-            certainty=scores[rows, first] - share * rival - self.unanswered,
+            certainty=scores[rows, first] - weights.next * lost - self.unanswered,
         )
 
 
@@ -154,6 +189,13 @@ class _Firsts:
     answers: "np.ndarray"
     has_answer: "np.ndarray"
     certainty: "np.ndarray"
+
+    def beyond_by(self, threshold: float) -> "np.ndarray":
+        """Return by how much the certainty of each bare passage is above a threshold."""
+        import numpy as np
+
+        bare = self.thin > 0.0
+        return np.asarray((self.certainty[bare] - threshold) / self.thin[bare])
 
     def beyond(self, threshold: float, more: float) -> int:
         """Return by how many answers the limits are missed; bare passages need `more` certainty."""

@@ -134,7 +134,7 @@ def set_fitted(file: Path, fitted: Mapping[str, float], goldens: Sequence[tuple[
 
     Without those of bare passages, these are judged like the others.
     """
-    values = {"bare": 0.0, "bare_next": 0.0, "bare_threshold": fitted["threshold"], **fitted}
+    values = {**dict.fromkeys(FITTED, 0.0), "bare_threshold": fitted["threshold"], **fitted}
     with closing(sqlite3.connect(file)) as db, db:
         db.execute("PRAGMA journal_mode = OFF")
         for name in FITTED:

@@ -236,6 +236,18 @@ def test_certainty_loses_shares_of_what_speaks_against_the_first_passage() -> No
     assert sure(0.8, -0.6) == pytest.approx(0.7)
 
 
+def test_at_a_temperature_all_passages_that_are_nearly_as_good_speak_against_the_first() -> None:
+    weights = Weights(next=2.0, rivalry=0.05)
+
+    def sure(*scores: float) -> float:
+        return certainty([Ranked(1, score, 0.0) for score in scores], 0.0, weights)
+
+    assert sure(0.8) == pytest.approx(0.8)
+    assert sure(0.8, 0.8) == pytest.approx(0.8 - 2 * 0.05 * np.log(2))
+    assert sure(0.8, 0.8, 0.8) == pytest.approx(0.8 - 2 * 0.05 * np.log(3))
+    assert sure(0.8, -0.5) == pytest.approx(0.8, abs=1e-9)
+
+
 def test_a_passage_without_questions_is_weighed_by_facts_of_its_own() -> None:
     weights = Weights(next=0.5, threshold=0.3, bare=0.2, bare_next=0.1, bare_threshold=0.5)
     like = {1: 0.8, 2: 0.7, 3: 0.7}
@@ -290,7 +302,7 @@ def test_several_close_questions_of_a_passage_count_for_more_than_one(tmp_path: 
 def test_an_index_of_the_schema_before_is_searched_as_it_was_fitted(tmp_path: Path) -> None:
     file = written(tmp_path / "before.db")
     with closing(sqlite3.connect(file)) as db, db:
-        db.execute("DELETE FROM facts WHERE name IN ('pooling', 'next')")
+        db.execute("DELETE FROM facts WHERE name IN ('pooling', 'next', 'rivalry')")
         db.execute("UPDATE facts SET value = 1 WHERE name = 'schema'")
     opened = Index(file, embed)
     try:
@@ -303,13 +315,26 @@ def test_an_index_of_the_schema_before_is_searched_as_it_was_fitted(tmp_path: Pa
 def test_an_index_before_bare_passages_were_fitted_treats_all_alike(tmp_path: Path) -> None:
     file = written(tmp_path / "before.db")
     with closing(sqlite3.connect(file)) as db, db:
-        db.execute("DELETE FROM facts WHERE name LIKE 'bare%' OR name = 'enough'")
+        db.execute("DELETE FROM facts WHERE name LIKE 'bare%' OR name IN ('enough', 'rivalry')")
         db.execute("UPDATE facts SET value = 2 WHERE name = 'schema'")
     opened = Index(file, embed)
     try:
         weights = opened.weights
         assert (weights.bare, weights.bare_next) == (0.0, 0.0)
         assert weights.bare_threshold == weights.threshold == 0.4
+    finally:
+        opened.close()
+
+
+def test_an_index_before_rivalry_loses_the_score_of_the_second_passage(tmp_path: Path) -> None:
+    file = written(tmp_path / "before.db")
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("DELETE FROM facts WHERE name = 'rivalry'")
+        db.execute("UPDATE facts SET value = 3 WHERE name = 'schema'")
+    opened = Index(file, embed)
+    try:
+        assert opened.weights.rivalry == 0.0
+        assert opened.search("a lightning bolt on my screen").known
     finally:
         opened.close()
 

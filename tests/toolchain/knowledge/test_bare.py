@@ -2,8 +2,8 @@
 
 import pytest
 
-from toolchain.knowledge.bare import as_if_bare, fit_bare, right_bare
-from toolchain.knowledge.fitting import DEFAULT, Trial, fit, scores
+from toolchain.knowledge.bare import as_if_bare, fit_with_bare, right_bare
+from toolchain.knowledge.fitting import DEFAULT, Trial, candidates, fit, scores
 from toolchain.runtime.recall import Compared
 
 
@@ -49,7 +49,7 @@ def test_a_bare_passage_whose_text_is_not_near_is_not_found() -> None:
 def test_what_is_fitted_answers_from_a_bare_passage_that_was_refused() -> None:
     trials = [*(trial(1) for _ in range(40)), *(unknown() for _ in range(40))]
     usual = fit(trials)
-    bare = fit_bare(trials, usual)
+    bare = fit_with_bare(trials)
     before, after = scores(right_bare(trials), usual), scores(right_bare(trials), bare)
     assert before
     assert after
@@ -58,18 +58,45 @@ def test_what_is_fitted_answers_from_a_bare_passage_that_was_refused() -> None:
     assert scores(trials, bare) == scores(trials, usual)
 
 
-def test_what_others_were_fitted_with_stays() -> None:
-    trials = [*(trial(1) for _ in range(40)), *(unknown() for _ in range(40))]
-    usual, bare = fit(trials), fit_bare(trials, fit(trials))
-    assert bare["bare"] > 0.0
-    for name in ("words", "unanswered", "next", "threshold"):
-        assert bare[name] == usual[name]
+def test_bare_passages_decide_between_fits_that_are_nearly_as_good_for_the_others() -> None:
+    """Words in common bring one question more, and put bare passages behind: the more that must be
+    added to these puts them before passages that answer.
+    """
+    shared = Compared(
+        like={1: 0.9, 2: 0.5},
+        common={1: 1.0, 2: 1.0},
+        unanswered=0.0,
+        texts={1: (0.55, 0.0), 2: (0.4, 1.0)},
+    )
+    usual = [Trial(compared=shared, right=frozenset({1})) for _ in range(40)]
+    # A twentieth of the passages is bare in each trial: here always the one that does not answer.
+    beside = [
+        Trial(
+            compared=Compared(
+                like={50: 0.7, bare: 0.2},
+                common={50: 0.0, bare: 0.0},
+                unanswered=0.0,
+                texts={bare: (0.6, 0.0)},
+            ),
+            right=frozenset({50}),
+        )
+        for bare in (20 - number % 20 for number in range(40, 80))
+    ]
+    words = Compared(like={3: 0.5, 4: 0.6}, common={3: 0.9, 4: 0.0}, unanswered=0.0)
+    trials = [*usual, *beside, Trial(compared=words, right=frozenset({3}))]
+
+    best, chosen = candidates(trials)[0].fitted, fit_with_bare(trials)
+    assert best["words"] > 0.1 > chosen["words"]
+    for asked in (right_bare(usual), trials):
+        measured = scores(asked, chosen)
+        assert measured
+        assert measured.right > 0.98
 
 
 def test_texts_that_tell_nothing_are_refused_and_not_answered_wrongly() -> None:
     """A bare passage's text is no nearer than that of a wrong one, which is bare too."""
     misled = [as_if_bare(trial(1, text=0.6, wrong=0.7, other=0.4), [2]) for _ in range(40)]
-    measured = scores(right_bare(misled), fit_bare(misled, fit(misled)))
+    measured = scores(right_bare(misled), fit_with_bare(misled))
     assert measured
     assert measured.wrong <= 0.05
 
@@ -83,7 +110,7 @@ def test_texts_that_tell_nothing_are_refused_and_not_answered_wrongly() -> None:
     ],
 )
 def test_without_questions_for_a_passage_all_are_treated_alike(trials: list[Trial]) -> None:
-    fitted = fit_bare(trials, fit(trials))
+    fitted = fit_with_bare(trials)
     assert (fitted["bare"], fitted["bare_next"]) == (0.0, 0.0)
     assert fitted["bare_threshold"] == fitted["threshold"]
-    assert fit_bare([], DEFAULT) == DEFAULT
+    assert fit_with_bare([]) == DEFAULT
