@@ -1,6 +1,7 @@
 """What a walk through a recipe will do and did, and what a push did."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,8 @@ def walked(
         console.show_text("")
         bench(delivery.report, "md", as_json=False)
         _choice(delivery)
-        _next_commands(delivery)
+        commands = next_commands(delivery.deployment, delivery.question or "hello")
+        console.show_text("\nnext:\n" + "\n".join(f"  {line}" for line in commands))
     elif steps:
         console.show_text(f"\n{steps[-1].stage}: {steps[-1].folder}")
 
@@ -131,20 +133,26 @@ def _delivery_row(delivery: "Delivery") -> list[str]:
     ]
 
 
-def _next_commands(delivery: "Delivery") -> None:
-    address, port = delivery.deployment.address, delivery.deployment.port
+def next_commands(deployment: Deployment, question: str) -> list[str]:
+    """Return what may be typed into a shell now; the question comes from the recipe's author."""
+    address, port = deployment.address, deployment.port
     api = f"http://127.0.0.1:{port}/v1"
     lines = [
-        f'demitasse ask {address} "{delivery.question or "hello"}"',
+        f"demitasse ask {address} {_quoted(question)}",
         *(f"demitasse {verb} {address}" for verb in ("chat", "bench", "status")),
     ]
     if not kind_of(address).simulated:
         lines.append(
             f"ssh -N -L {port}:127.0.0.1:{port} {address}    # makes the board's endpoint yours"
         )
-    body = json.dumps({"messages": [{"role": "user", "content": delivery.question or "hello"}]})
-    lines.append(f"curl {api}/chat/completions -H 'Content-Type: application/json' -d '{body}'")
-    console.show_text("\nnext:\n" + "\n".join(f"  {line}" for line in lines))
+    body = shlex.quote(json.dumps({"messages": [{"role": "user", "content": question}]}))
+    lines.append(f"curl {api}/chat/completions -H 'Content-Type: application/json' -d {body}")
+    return lines
+
+
+def _quoted(text: str) -> str:
+    """Return a text as one word of a shell, in double quotes where these change nothing in it."""
+    return shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
 
 
 def deployed(deployment: Deployment, *, as_json: bool) -> None:
