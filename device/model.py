@@ -126,16 +126,16 @@ class Model:
 
     def _with_pictures(self, text: str, pictures: list[Picture]) -> Prompt:
         """Return a rendered conversation with its pictures in the places of their markers."""
-        before, *texts = text.split(self.engine.picture_marker)
+        said, *texts = text.split(self.engine.picture_marker)
         if len(texts) != len(pictures):
             message = f"the chat template shows {len(texts)} of {len(pictures)} pictures"
             raise DeviceError("bad_conversation", message, status=400)
-        tokens = self.engine.tokenize(before)
-        for picture, behind in zip(pictures, texts, strict=True):
-            tokens += picture.tokens
-            prefix = len(tokens)
-            tokens += self.engine.tokenize(behind)
-        return Prompt(tokens, prefix if prefix < len(tokens) else 0, tuple(pictures))
+        tokens: list[int] = []
+        for picture, text_behind in zip(pictures, texts, strict=True):
+            tokens += [*self.engine.tokenize(said + picture.before), *picture.tokens]
+            said = picture.behind + text_behind
+        rest = self.engine.tokenize(said)
+        return Prompt([*tokens, *rest], len(tokens) if rest else 0, tuple(pictures))
 
     def prefix(
         self, messages: Messages = (), now: "datetime | None" = None, tools: Messages = ()

@@ -19,8 +19,10 @@ from typing import Any
 
 from device.manifest.markups import GENERIC, Markup
 from device.manifest.moment import RENDERED_AT, moment
+from device.manifest.pictures import PICTURE
 from device.manifest.tool_calls import for_template, has_tools, markup_of
 from toolchain.errors import ArtifactError
+from toolchain.models.sights import sight_of_tokenizer
 from toolchain.models.template import MARK, first_token, in_parts
 
 IGNORED = -100
@@ -309,7 +311,8 @@ def _render(
     if not messages:
         return ""
     given = [dict(message) for message in messages]
-    if _takes_parts(tokenizer, str(tokenizer.chat_template)):
+    shows = any(PICTURE in message for message in messages)
+    if shows or _takes_parts(tokenizer, str(tokenizer.chat_template)):
         given = in_parts(given)
     try:
         with fixed_clock():
@@ -321,4 +324,8 @@ def _render(
             )
     except Exception as error:  # a template is a program: what it raises is anything
         raise Refused(f"chat template: {error}") from error
-    return str(text)
+    sight = sight_of_tokenizer(tokenizer) if shows else None
+    if sight is None:
+        return str(text)
+    # A line end around a picture may be one token with that of the template: it comes first.
+    return str(text).replace(sight.marker, sight.before + sight.place + sight.behind)

@@ -192,11 +192,15 @@ class Token:
 class Picture:
     """A picture as it stands in a prompt. Whoever holds it keeps it usable."""
 
-    def __init__(self, digest: str, tokens: "tuple[int, ...]") -> None:
+    def __init__(
+        self, digest: str, tokens: "tuple[int, ...]", before: str = "", behind: str = ""
+    ) -> None:
         self.digest = digest
         """sha256 of the file that it came in."""
         self.tokens = tokens
-        """Ids in its place: those below 0 are its positions, others stand around it."""
+        """Ids of its positions, all below 0."""
+        self.before, self.behind = before, behind
+        """Texts around it. They are tokenized with what they follow, or what follows them."""
 
 
 @dataclass(frozen=True)

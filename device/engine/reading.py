@@ -84,7 +84,7 @@ class SequenceEngine(ABC):
 
     def save(self, prefix: Sequence[int]) -> bytes:
         """Return the state after these tokens."""
-        check_prompt(prefix, self)
+        check_prompt(prefix, self, knows=self.knows)
         return self._sequence.saved(list(prefix))
 
     def restore(self, prefix: Sequence[int], state: bytes) -> bool:
@@ -92,7 +92,7 @@ class SequenceEngine(ABC):
 
         Return False if it is of other tokens.
         """
-        check_prompt(prefix, self)
+        check_prompt(prefix, self, knows=self.knows)
         return self._sequence.restore(list(prefix), state)
 
     def forget(self) -> None:

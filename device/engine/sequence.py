@@ -8,7 +8,7 @@ from typing import Protocol
 
 from device.engine.base import never
 from device.engine.machine import memory_bytes
-from device.engine.states import BATCH, Memory, PrefixCache, of_prefix
+from device.engine.states import Memory, PrefixCache, batch_end, of_prefix
 from device.manifest.memory import prefix_cache_bytes
 
 _LEAST_CACHED = 32
@@ -200,11 +200,14 @@ class ReadSequence:
 
     def _read_on(self, tokens: Sequence[int]) -> bool:
         """Evaluate the tokens of a prompt that are not in memory; return False if cancelled."""
-        for at in range(len(self), len(tokens), BATCH):
+        at = len(self)
+        while at < len(tokens):
+            end = batch_end(tokens, at)
             if at != self.live.cuts[-1]:
                 self.live.cuts.append(at)
-            if not self.decode(tokens[at : at + BATCH]):
+            if not self.decode(tokens[at:end]):
                 return False
+            at = end
         return True
 
     def _save(self) -> None:

@@ -1,12 +1,15 @@
 """What an engine has read: the sequence in its memory, and the prefix cache with states of others.
 
 The rule: a prompt reuses tokens only up to a place where reading it from the beginning would have
-begun a batch too (after its prefix, and every BATCH tokens from there), or up to where its own
+begun a batch too (after its prefix, and every BATCH tokens from there,
+earlier before a picture), or up to where its own
 conversation ended. So no answer depends on what others asked before.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from device.engine.base import is_picture
 
 BATCH = 512
 """Tokens that are read at once."""
@@ -33,7 +36,8 @@ class Memory:
         if prefix == self.prefix and same > self.asked:
             return same
 
-        shared = self.cuts if prefix == self.prefix else cuts(0, min(prefix, self.prefix))
+        alike = min(prefix, self.prefix)
+        shared = self.cuts if prefix == self.prefix else cuts(self.tokens, alike)
         return max(cut for cut in shared if cut <= same)
 
     def cut_to(self, length: int) -> None:
@@ -126,15 +130,34 @@ class PrefixCache:
         self._entries.clear()
 
 
-def cuts(begin: int, end: int) -> range:
-    """Return the positions where batches begin if everything between two positions is read."""
-    return range(begin, end + 1, BATCH)
+def batch_end(tokens: Sequence[int], at: int) -> int:
+    """Return where the batch that begins at `at` ends: after BATCH tokens, or before the picture
+    that they would cut. Positions of a picture may see each other, so they are read at once.
+    """
+    end = min(at + BATCH, len(tokens))
+    begin = end
+    while at < begin < len(tokens) and _goes_on(tokens, begin):
+        begin -= 1
+    return begin if begin > at else end
+
+
+def _goes_on(tokens: Sequence[int], at: int) -> bool:
+    """Say whether a token is a position of the picture that the token before it belongs to."""
+    return is_picture(tokens[at]) and tokens[at] == tokens[at - 1] - 1
+
+
+def cuts(tokens: Sequence[int], end: int) -> list[int]:
+    """Return the positions where batches begin if the first `end` tokens are read, from 0 on."""
+    found = [0]
+    while found[-1] + BATCH <= end:
+        found.append(batch_end(tokens, found[-1]))
+    return found
 
 
 def of_prefix(prefix: Sequence[int]) -> Memory:
     """Return the sequence of a prefix alone."""
     length = len(prefix)
-    return Memory(list(prefix), length, sorted({*cuts(0, length), length}), length)
+    return Memory(list(prefix), length, sorted({*cuts(prefix, length), length}), length)
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -216,7 +216,7 @@ def test_pictures_stand_where_the_conversation_has_them(model: Model) -> None:
         model.engine.see(picture(number)).digest for number in (1, 2)
     ]
     last = max(at for at, token in enumerate(prompt.tokens) if token < 0)
-    assert prompt.prefix == last + 2
+    assert prompt.prefix == last + 1
     assert len([token for token in prompt.tokens if token < 0]) == 2 * POSITIONS
 
 

@@ -153,18 +153,25 @@ def tiny_family(
     return folder
 
 
-def sentence_piece(folder: Path, *, style: str = "llama-2", vocab_size: int = 600) -> int:
+def sentence_piece(
+    folder: Path,
+    *,
+    style: str = "llama-2",
+    vocab_size: int = 600,
+    lines: tuple[str, ...] = (),
+    more: tuple[str, ...] = (),
+) -> int:
     """Write a SentencePiece-style BPE tokenizer to `folder` and return its size: bytes, then merges
     in the order of their scores.
 
     `style`: `llama-2` puts a space before text, `gemma` does not, `first` only where text begins,
-    `phi-3` has tokens that swallow spaces.
+    `phi-3` has tokens that swallow spaces. `lines` are runs of line ends with tokens of their own,
+    `more` are its control tokens.
     """
     pieces = [*("<unk>", "<s>", "</s>"), *(f"<0x{byte:02X}>" for byte in range(256))]
-    merged = _merged_pieces(vocab_size - len(pieces))
-    characters = sorted(
-        {char for text in (*TEXTS, *merged) for char in text.replace(" ", "▁")} - {"\n", "\t", "\r"}
-    )
+    merged = [*lines, *_merged_pieces(vocab_size - len(pieces))]
+    letters = {char for text in (*TEXTS, *merged) for char in text.replace(" ", "▁")}
+    characters = sorted(letters - ({"\t", "\r"} if lines else {"\n", "\t", "\r"}))
     vocabulary = {
         piece: number
         for number, piece in enumerate(
@@ -178,13 +185,15 @@ def sentence_piece(folder: Path, *, style: str = "llama-2", vocab_size: int = 60
         if {text[:at], text[at:]} <= vocabulary.keys()
     ]
     added = [_added(number, text) for number, text in enumerate(pieces[:3])]
-    more = ("<|user|>", "<|end|>", "<|endoftext|>") if style == "phi-3" else SPECIALS[1:]
+    if not more:
+        more = ("<|user|>", "<|end|>", "<|endoftext|>") if style == "phi-3" else SPECIALS[1:]
     added += [_added(len(vocabulary) + place, text) for place, text in enumerate(more)]
     if style == "phi-3":
         for token in added:
             token["rstrip"] = token["content"] not in ("<unk>", "<s>", "<|endoftext|>")
     if style == "gemma":
-        added.append({**_added(len(vocabulary) + 2, "▁▁▁▁"), "special": False, "normalized": True})
+        spaces = _added(len(vocabulary) + len(more), "▁▁▁▁")
+        added.append({**spaces, "special": False, "normalized": True})
     _write(folder, _tokenizer_json(style, vocabulary, merges, added))
     return len(vocabulary) + len(more) + (style == "gemma")
 

@@ -22,9 +22,10 @@ from toolchain.models.architecture import Model, read_architecture
 from toolchain.models.checkpoints import refuse_quantised
 from toolchain.models.lora import open_lora, read_lora
 from toolchain.models.names import TEMPLATE
+from toolchain.models.sights import SIGHTED
 from toolchain.models.template import check_folder
 from toolchain.models.tokenizer import chat_template
-from toolchain.models.vision import SIGHTED, refuse_sight, sight_of
+from toolchain.models.vision import refuse_sight, sight_of
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.recipe import ScratchSpec
 from toolchain.texts import json_in

@@ -51,7 +51,8 @@ class Reference:
     """Own id of each id of the model file; empty where both are the same."""
     scaler: Any = None
     """What scales pictures, of a model of pictures and text: its template takes contents in parts.
-    """
+
+    Of Gemma 3 it is the whole processor, which writes the text around a picture too."""
 
     @classmethod
     def load(cls, original: Original, report: Reporter) -> "Reference":
@@ -64,7 +65,7 @@ class Reference:
         tokenizer = _auto_tokenizer(original.trimmed) if original.trimmed else own
         old_ids = _old_ids(own, tokenizer) if original.trimmed else ()
         kind, sees = _kind_of_model(original.base)
-        scaler = _scaler(original.base) if sees else None
+        scaler = _scaler(original.base, own) if sees else None
         return cls(tokenizer, _model(original, kind), own, old_ids, scaler)
 
     def prompt(self, messages: Messages, tools: Tools = ()) -> list[int]:
@@ -102,25 +103,40 @@ class Reference:
         """
         import torch
 
-        config = self.model.config
-        vision = config.vision_config
-        places = (vision.image_size // vision.patch_size // config.scale_factor) ** 2
         shown = [_in_parts(message) for message in messages]
         text = self.own.apply_chat_template(shown, add_generation_prompt=True, tokenize=False)
-        around = "<fake_token_around_image>"
-        place = f"{around}<global-img>{'<image>' * places}{around}"
-        ids = self.own(text.replace("<image>", place), add_special_tokens=False).input_ids
         url = next(message[PICTURE] for message in messages if PICTURE in message)
+        given = self._seen(str(text), _image(url))
+        count = given["input_ids"].shape[1]
         with torch.inference_mode():
             made = self.model.generate(
-                input_ids=torch.tensor([ids]),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                pixel_values=_pixels(url, self.scaler),
+                **given,
                 max_new_tokens=max_tokens,
                 do_sample=False,
                 eos_token_id=self.end_ids or None,
             )
-        return [token for token in made[0, len(ids) :].tolist() if token not in self.end_ids]
+        return [token for token in made[0, count:].tolist() if token not in self.end_ids]
+
+    def _seen(self, text: str, image: Any) -> dict[str, Any]:
+        """Return a rendered question and its picture as transformers' model takes them."""
+        import torch
+
+        if _has_processor(self.model.config):
+            given = self.scaler(
+                text=text, images=[image], add_special_tokens=False, return_tensors="pt"
+            )
+            return dict(given)
+        config = self.model.config
+        vision = config.vision_config
+        places = (vision.image_size // vision.patch_size // config.scale_factor) ** 2
+        around = "<fake_token_around_image>"
+        place = f"{around}<global-img>{'<image>' * places}{around}"
+        ids = self.own(text.replace("<image>", place), add_special_tokens=False).input_ids
+        return {
+            "input_ids": torch.tensor([ids]),
+            "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+            "pixel_values": self.scaler(images=[image], return_tensors="pt")["pixel_values"],
+        }
 
     def log_probabilities(self, ids: Sequence[int]) -> "np.ndarray":
         """Return float64 [len(ids), vocabulary of the model file].
@@ -207,19 +223,33 @@ def _check_memory(original: Original, report: Reporter) -> None:
         )
 
 
-def _scaler(base: Path) -> Any:
+def _has_processor(config: Any) -> bool:
+    """Say whether a model's own processor needs no library beside transformers."""
+    return bool(config.model_type == "gemma3")
+
+
+def _scaler(base: Path, tokenizer: Any) -> Any:
     """Return transformers' own processor of a folder's pictures, which makes one tile of each."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base, **_LOCAL)
+    if _has_processor(config):
+        from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+        from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
+
+        scaler = Gemma3ImageProcessorPil.from_pretrained(base, do_pan_and_scan=False)
+        return Gemma3Processor(scaler, tokenizer, image_seq_length=config.mm_tokens_per_image)
+
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
     return SmolVLMImageProcessorPil.from_pretrained(base, do_image_splitting=False)
 
 
-def _pixels(url: str, scaler: Any) -> Any:
-    """Return a picture scaled to one tile, (1, 1, 3, side, side)."""
+def _image(url: str) -> Any:
+    """Return the picture of a `data:` URL."""
     from PIL import Image
 
-    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
-    return scaler(images=[image], return_tensors="pt")["pixel_values"]
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
 
 
 def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,8 +268,10 @@ def _kind_of_model(base: Path) -> tuple[Any, bool]:
         config = AutoConfig.from_pretrained(base, **_LOCAL)
     except Exception as error:  # a value of another kind fails somewhere in its own code
         raise _not_loaded(base, error) from error
-    is_text = type(config) in AutoModelForCausalLM._model_mapping
-    if not is_text and type(config) in AutoModelForImageTextToText._model_mapping:
+    # transformers lists some models of pictures and text under both kinds.
+    if hasattr(config, "vision_config") and (
+        type(config) in AutoModelForImageTextToText._model_mapping
+    ):
         return AutoModelForImageTextToText, True
     return AutoModelForCausalLM, False
 

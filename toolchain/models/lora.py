@@ -20,7 +20,7 @@ from toolchain.models.adapter_config import (
     read_adapter_config,
 )
 from toolchain.models.adapter_targets import check_targets, pattern_value
-from toolchain.models.vision import plain_name
+from toolchain.models.sights import plain_name
 from toolchain.models.weights import Tensor, Weights, read_header
 
 if TYPE_CHECKING:

@@ -2,10 +2,11 @@
 
 The language model is read as if it were alone: its configuration and its tensors get the names that
 a text model has. The rest becomes the projector file. Names and keys of that file follow
-llama.cpp's own converter (conversion/smolvlm.py, gguf-py/gguf/tensor_mapping.py) and its reader
-(tools/mtmd/clip.cpp).
+llama.cpp's own converter (conversion/smolvlm.py and gemma.py, gguf-py/gguf/tensor_mapping.py) and
+its reader (tools/mtmd/clip.cpp).
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,41 +14,15 @@ from typing import Any
 
 from toolchain.errors import ArtifactError
 from toolchain.models.gguf_file import Metadata
-from toolchain.models.names import CONFIG, HEAD, PREPROCESSOR, PROCESSOR
+from toolchain.models.names import CONFIG, PREPROCESSOR, PROCESSOR
+from toolchain.models.sights import GEMMA3, SIGHTED, Sight
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
-    """One family of models that see."""
-
-    language: str
-    """Architecture of the language model alone: a key of FAMILIES."""
-    projector: str
-    """`clip.projector_type`."""
-
-
-_IDEFICS3 = Sight(language="LlamaForCausalLM", projector="idefics3")
-SIGHTED = {
-    "SmolVLMForConditionalGeneration": _IDEFICS3,
-    "Idefics3ForConditionalGeneration": _IDEFICS3,
-}
-"""Families by the architecture in config.json."""
-LANGUAGE = "model.text_model."
-"""Prefix of the language model's tensors, but for its head."""
-SEEING = ("model.vision_model.", "model.connector.")
-"""Prefixes of the tensors of the projector file."""
-_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 1152,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 16,
-    "num_channels": 3,
-    "image_size": 224,
-    "patch_size": 32,
-    "hidden_act": "gelu_pytorch_tanh",
-    "layer_norm_eps": 1e-6,
-}
-"""Defaults of a vision tower's configuration, transformers' own (a test compares them)."""
+MAX_POSITIONS = 512
+"""Positions of a picture that a board reads in one batch (device/engine/states.py, BATCH)."""
+_BILINEAR = 2
+"""PIL's number."""
+_GEMMA3_MERGE = 4
+"""llama.cpp's default: it is written only where it is another."""
 _ALIKE: Mapping[str, str] = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -77,6 +52,8 @@ class Eyes:
     """Name in the file → shape, the length of a row last."""
     origins: Mapping[str, str]
     """Name in the file → tensor of the checkpoint."""
+    offsets: Mapping[str, float]
+    """Name in the file → what is added to each weight, where it is not 0."""
     metadata: Metadata
     tokens: int
     """Positions that a picture takes in a prompt."""
@@ -113,23 +90,12 @@ def language_config(config: dict[str, Any]) -> dict[str, Any]:
     text = config.get("text_config")
     if not isinstance(text, dict):
         raise ArtifactError("config.json: `text_config` is not an object")
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
-    own = {"architectures": [sight.language], "tie_word_embeddings": tied}
+    own: dict[str, Any] = {"architectures": [sight.language]}
+    if "tie_word_embeddings" in config:
+        own["tie_word_embeddings"] = config["tie_word_embeddings"]
     if config.get("quantization_config"):
         own["quantization_config"] = config["quantization_config"]
     return {**text, **own}
-
-
-def language_name(tensor: str) -> str:
-    """Return the name of a tensor of a model that sees in its language model; empty if none."""
-    if tensor == HEAD:
-        return tensor
-    return f"model.{tensor.removeprefix(LANGUAGE)}" if tensor.startswith(LANGUAGE) else ""
-
-
-def plain_name(tensor: str) -> str:
-    """Return the name of a tensor in its language model; that of any other as it is."""
-    return language_name(tensor) or tensor
 
 
 def read_eyes(
@@ -137,58 +103,93 @@ def read_eyes(
 ) -> Eyes:
     """Match the vision tower and connector of a folder with its config.json.
 
-    `tensors` are the shapes in the checkpoint. Raise ArtifactError for what llama.cpp has no place
-    for.
+    `tensors` are the shapes in the checkpoint, by their published names. Raise ArtifactError for
+    what llama.cpp has no place for.
     """
     sight = sight_of(config)
     assert sight
-    vision = {**_DEFAULTS, **_object(config, "vision_config")}
-    scale = _count({"scale_factor": 2, **config}, "scale_factor")
-    sizes = {key: _count(vision, key) for key, value in _DEFAULTS.items() if type(value) is int}
-    _check(vision, sizes, scale)
+    vision = {**sight.defaults, **_object(config, "vision_config")}
+    sizes = {key: _count(vision, key) for key, each in sight.defaults.items() if type(each) is int}
+    merge = _merge(sight, config, sizes)
+    _check(vision, sizes, merge)
+    processor = _processor(folder)
+    side = sizes["image_size"] // sizes["patch_size"] // merge
+    if side * side > MAX_POSITIONS:
+        raise ArtifactError(
+            f"config.json: a picture takes {side * side:,} positions, a board reads at most "
+            f"{MAX_POSITIONS} at once"
+        )
+    if sight is GEMMA3:
+        check_gemma3(processor, sizes["image_size"], side * side)
 
-    width = _count(_object(config, "text_config"), "hidden_size")
-    expected = dict(_expected(sizes, scale, width))
-    shapes, origins = {}, {}
-    for name, (origin, shape) in expected.items():
-        if origin not in tensors:
-            raise ArtifactError(f"{folder.name}: tensor `{origin}` is missing")
-        if tensors[origin] != shape:
-            found = list(tensors[origin])
-            problem = f"shape {found}, config.json asks for {list(shape)}"
-            raise ArtifactError(f"{folder.name}: tensor `{origin}`: {problem}")
-        shapes[name], origins[name] = shape, origin
-
-    known = set(origins.values())
-    for origin in tensors:
-        if origin.startswith(SEEING) and origin not in known:
-            raise ArtifactError(
-                f"{folder.name}: tensor `{origin}` has no place in the projector file"
-            )
-
+    width = _count({"hidden_size": sight.width, **_object(config, "text_config")}, "hidden_size")
+    expected = dict(_expected(sight, sizes, merge, width))
+    _compare(folder.name, expected, tensors)
     return Eyes(
-        shapes=shapes,
-        origins=origins,
-        metadata=_metadata(sight, vision, sizes, scale, width, _processor(folder)),
-        tokens=(sizes["image_size"] // sizes["patch_size"] // scale) ** 2,
+        shapes={name: shape for name, (_, shape) in expected.items()},
+        origins={name: origin for name, (origin, _) in expected.items()},
+        # Gemma's norms hold the difference from 1.
+        offsets={"mm.soft_emb_norm.weight": 1.0} if sight is GEMMA3 else {},
+        metadata=_metadata(sight, vision, sizes, merge, width, processor),
+        tokens=side * side,
     )
 
 
+def _compare(
+    folder: str,
+    expected: Mapping[str, tuple[str, tuple[int, ...]]],
+    tensors: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Raise ArtifactError for a tensor that is missing, misshapen, or has no place."""
+    for origin, shape in expected.values():
+        if origin not in tensors:
+            raise ArtifactError(f"{folder}: tensor `{origin}` is missing")
+        if tensors[origin] != shape:
+            found = list(tensors[origin])
+            problem = f"shape {found}, config.json asks for {list(shape)}"
+            raise ArtifactError(f"{folder}: tensor `{origin}`: {problem}")
+    known = {origin for origin, _ in expected.values()}
+    for origin in tensors:
+        if origin not in known:
+            raise ArtifactError(f"{folder}: tensor `{origin}` has no place in the projector file")
+
+
+def _merge(sight: Sight, config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
+    """Return how many patches, across and down, become one position."""
+    if sight is not GEMMA3:
+        return _count({"scale_factor": 2, **config}, "scale_factor")
+    tokens = _count({"mm_tokens_per_image": 256, **config}, "mm_tokens_per_image")
+    side, grid = math.isqrt(tokens), sizes["image_size"] // sizes["patch_size"]
+    if side * side != tokens or grid % side:
+        raise ArtifactError(
+            f"config.json: `mm_tokens_per_image` is `{tokens}`, which does not divide "
+            f"{grid} × {grid} patches into squares"
+        )
+    return grid // side
+
+
 def _expected(
-    sizes: Mapping[str, int], scale: int, width: int
+    sight: Sight, sizes: Mapping[str, int], merge: int, width: int
 ) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
     """Yield each tensor of the file with its origin and shape."""
     hidden, inner, patch = (
         sizes[key] for key in ("hidden_size", "intermediate_size", "patch_size")
     )
-    tower = "model.vision_model."
     places = (sizes["image_size"] // patch) ** 2
     patches = (hidden, sizes["num_channels"], patch, patch)
-    yield (
-        "mm.model.fc.weight",
-        ("model.connector.modality_projection.proj.weight", (width, hidden * scale**2)),
-    )
-    embeddings = f"{tower}embeddings."
+    if sight is GEMMA3:
+        connector = "multi_modal_projector.mm_"
+        yield (
+            "mm.input_projection.weight",
+            (f"{connector}input_projection_weight", (hidden, width)),
+        )
+        yield "mm.soft_emb_norm.weight", (f"{connector}soft_emb_norm.weight", (hidden,))
+    else:
+        yield (
+            "mm.model.fc.weight",
+            ("model.connector.modality_projection.proj.weight", (width, hidden * merge**2)),
+        )
+    embeddings = f"{sight.tower}embeddings."
     yield "v.patch_embd.bias", (f"{embeddings}patch_embedding.bias", (hidden,))
     yield "v.patch_embd.weight", (f"{embeddings}patch_embedding.weight", patches)
     yield "v.position_embd.weight", (f"{embeddings}position_embedding.weight", (places, hidden))
@@ -198,22 +199,29 @@ def _expected(
         for module, name in _ALIKE.items():
             is_norm = module.startswith("layer_norm")
             shape = (hidden,) if is_norm else matrices.get(module, (hidden, hidden))
-            origin = f"{tower}encoder.layers.{layer}.{module}"
+            origin = f"{sight.tower}encoder.layers.{layer}.{module}"
             yield f"v.blk.{layer}.{name}.weight", (f"{origin}.weight", shape)
             yield f"v.blk.{layer}.{name}.bias", (f"{origin}.bias", shape[:1])
     for part in ("weight", "bias"):
-        yield f"v.post_ln.{part}", (f"{tower}post_layernorm.{part}", (hidden,))
+        yield f"v.post_ln.{part}", (f"{sight.tower}post_layernorm.{part}", (hidden,))
 
 
 def _metadata(
     sight: Sight,
     vision: Mapping[str, Any],
     sizes: Mapping[str, int],
-    scale: int,
+    merge: int,
     width: int,
     processor: Mapping[str, Any],
 ) -> Metadata:
     """Return the file's own keys, without `general.`."""
+    own: Metadata = {"clip.vision.projector.scale_factor": merge}
+    if sight is GEMMA3:
+        own = own if merge != _GEMMA3_MERGE else {}
+    else:
+        # The converter takes the size to which a picture is scaled before it is cut into tiles. A
+        # board looks at one tile: scaling a picture up first would take its memory for nothing.
+        own["clip.vision.preproc_image_size"] = sizes["image_size"]
     return {
         "clip.has_vision_encoder": True,
         "clip.vision.projection_dim": width,
@@ -227,15 +235,12 @@ def _metadata(
         "clip.vision.image_std": _three(processor, "image_std"),
         "clip.projector_type": sight.projector,
         "clip.vision.attention.layer_norm_epsilon": float(vision["layer_norm_eps"]),
-        "clip.vision.projector.scale_factor": scale,
         "clip.use_gelu": True,
-        # The converter takes the size to which a picture is scaled before it is cut into tiles. A
-        # board looks at one tile: scaling a picture up first would take its memory for nothing.
-        "clip.vision.preproc_image_size": sizes["image_size"],
+        **own,
     }
 
 
-def _check(vision: Mapping[str, Any], sizes: Mapping[str, int], scale: int) -> None:
+def _check(vision: Mapping[str, Any], sizes: Mapping[str, int], merge: int) -> None:
     """Raise ArtifactError for a tower that llama.cpp computes otherwise."""
     if vision["hidden_act"] != "gelu_pytorch_tanh":
         raise _no_place("hidden_act", vision["hidden_act"])
@@ -243,7 +248,7 @@ def _check(vision: Mapping[str, Any], sizes: Mapping[str, int], scale: int) -> N
         raise _no_place("num_channels", sizes["num_channels"])
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
         raise _no_place("num_attention_heads", sizes["num_attention_heads"])
-    if sizes["image_size"] % (sizes["patch_size"] * scale):
+    if sizes["image_size"] % (sizes["patch_size"] * merge):
         raise _no_place("image_size", sizes["image_size"])
     epsilon = vision["layer_norm_eps"]
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not epsilon > 0:
@@ -274,6 +279,28 @@ def _processor(folder: Path) -> dict[str, Any]:
             "`AutoProcessor.from_pretrained(…).save_pretrained(…)`",
         )
     return settings
+
+
+def check_gemma3(processor: Mapping[str, Any], side: int, positions: int) -> None:
+    """Raise ArtifactError for settings of pictures that a board does not follow."""
+    size = processor.get("size", {"height": side, "width": side})
+    wrong = {
+        "do_pan_and_scan": bool(processor.get("do_pan_and_scan")),
+        "size": size != {"height": side, "width": side},
+        "resample": processor.get("resample", _BILINEAR) != _BILINEAR,
+        "image_seq_length": processor.get("image_seq_length", positions) != positions,
+        **{
+            key: processor.get(key, True) is False
+            for key in ("do_resize", "do_rescale", "do_normalize")
+        },
+    }
+    for key, differs in wrong.items():
+        if differs:
+            more = ": several tiles of a picture are not read" if key == "do_pan_and_scan" else ""
+            raise ArtifactError(
+                f"{PREPROCESSOR}: `{key}` is `{str(processor.get(key))[:60]}`, "
+                f"which boards do not follow{more}"
+            )
 
 
 def _three(processor: Mapping[str, Any], key: str) -> list[float]:

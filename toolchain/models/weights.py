@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.errors import ArtifactError
 from toolchain.models.names import CONFIG, TOKENIZER
-from toolchain.models.vision import SEEING, language_name, sight_of
+from toolchain.models.sights import eyes_name, language_name
+from toolchain.models.vision import sight_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,10 +131,13 @@ def open_weights(folder: Path, without: Collection[str] = ()) -> Weights:
 
 
 def open_eyes(folder: Path) -> Weights:
-    """Return the tensors of the vision tower and its connector, of a model that sees."""
+    """Return the tensors of the vision tower and its connector, of a model that sees.
+
+    They have the names that published checkpoints give them.
+    """
     check_model_folder(folder)
-    tensors = _read_tensors(folder, ())
-    return Weights({name: each for name, each in tensors.items() if name.startswith(SEEING)})
+    named = {eyes_name(name): each for name, each in _read_tensors(folder, ()).items()}
+    return Weights({name: each for name, each in named.items() if name})
 
 
 def _read_tensors(folder: Path, without: Collection[str]) -> dict[str, Tensor]:

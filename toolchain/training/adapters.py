@@ -19,14 +19,15 @@ from toolchain.artifacts import Checkpoint
 from toolchain.models.adapter_config import CONFIG
 from toolchain.models.lora import WEIGHTS, Lora, open_lora
 from toolchain.models.names import CONFIG as MODEL_CONFIG
+from toolchain.models.sights import plain_name
 from toolchain.models.tokenizer_files import TEMPLATE_FILES, TOKENIZER_FILES, tokenizer_sources
-from toolchain.models.vision import LANGUAGE, plain_name, sight_of
+from toolchain.models.vision import sight_of
 from toolchain.models.weights import INDEX, WHOLE, Weights, open_weights, read_json, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EYES = r"model\.(vision_model|connector)\..*"
+EYES = r"model\.(vision_model|connector|vision_tower|multi_modal_projector)\..*"
 """Modules that `exclude_modules` keeps peft from adapting: their names may be a layer's."""
 _INSIDE = re.compile(r"^(base_model\.model\.)model\.")
 LOST = 0.01
@@ -154,9 +155,11 @@ def save_adapter(model: Any, folder: Path, *, base: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(exist_ok=True)
-    sees = sight_of(read_json(base / MODEL_CONFIG))
+    sight = sight_of(read_json(base / MODEL_CONFIG))
     tensors = {
-        _INSIDE.sub(rf"\1{LANGUAGE}", name) if sees else name: tensor.detach().cpu().contiguous()
+        _INSIDE.sub(rf"\1{sight.inside}", name) if sight else name: tensor.detach()
+        .cpu()
+        .contiguous()
         for name, tensor in get_peft_model_state_dict(model).items()
     }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -165,7 +168,7 @@ def save_adapter(model: Any, folder: Path, *, base: Path) -> None:
         key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()
     }
     config |= {"base_model_name_or_path": base.name, "inference_mode": True}
-    if sees:
+    if sight:
         config["exclude_modules"] = EYES
     (folder / CONFIG).write_text(
         json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8"

@@ -20,6 +20,7 @@ from device.manifest.pictures import PICTURE
 from toolchain.chat import IGNORED, encode_row
 from toolchain.errors import ArtifactError
 from toolchain.models.names import PICTURE_TOKENS, PREPROCESSOR, PROCESSOR
+from toolchain.models.sights import sight_of_tokenizer
 from toolchain.recipe import EyesSpec, ScratchSpec
 from toolchain.training.examples import Batch, Example
 
@@ -162,22 +163,25 @@ def _scaling(eyes: EyesSpec) -> dict[str, Any]:
 
 
 def expanded(tokenizer: Any, encoded: Encoded, pictures: Sequence[Sequence[int]]) -> Encoded:
-    """Return ids and labels of a conversation with its pictures in the places of their marks.
+    """Return ids and labels of a conversation with its pictures' positions in their places.
 
     `pictures` has the ids of each one's positions, of which nothing is learned. Raise ArtifactError
     for a text that looks like the mark of a picture: a board breaks it up.
     """
-    fake, whole, image = tokenizer.convert_tokens_to_ids(list(PICTURE_TOKENS))
-    if encoded[0].count(image) != len(pictures):
-        raise ArtifactError(
-            f"data set: a text holds `{PICTURE_TOKENS[-1]}`, the mark of a picture",
-            hint="write it otherwise: a model that sees would take it for one",
-        )
+    sight = sight_of_tokenizer(tokenizer)
+    assert sight
+    for text in (sight.marker, sight.place):
+        if encoded[0].count(tokenizer.convert_tokens_to_ids(text)) != len(pictures):
+            raise ArtifactError(
+                f"data set: a text holds `{text}`, the mark of a picture",
+                hint="write it otherwise: a model that sees would take it for one",
+            )
+    place = tokenizer.convert_tokens_to_ids(sight.place)
     left = iter(pictures)
     ids: list[int] = []
     labels: list[int] = []
     for token, label in zip(*encoded, strict=True):
-        seen = [fake, whole, *next(left), fake] if token == image else [token]
+        seen = next(left) if token == place else [token]
         ids += seen
-        labels += [IGNORED] * len(seen) if token == image else [label]
+        labels += [IGNORED] * len(seen) if token == place else [label]
     return ids, labels

@@ -63,6 +63,9 @@ class LlamaEngine(SequenceEngine):
     def __init__(self, weights: _Weights, *, owner: bool = True) -> None:
         path = weights.path
         settings = weights.settings
+        if weights.eyes and weights.eyes.is_mutual:
+            # A smaller batch would cut a picture: llama.cpp ends the process then.
+            settings = replace(settings, batch=0)
         self._model = weights.model
         self._weights = weights
         self._owner = owner

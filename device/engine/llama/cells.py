@@ -1,7 +1,8 @@
 """Keys and values in llama.cpp's memory, for the one sequence of a context."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from llama_cpp import llama_cpp as llama
@@ -38,19 +39,33 @@ class LlamaCells:
         Words and pictures are evaluated one after the other: every row of both has no place.
         """
         parts = _parts(tokens)
-        if every_row and len(parts) > 1:
+        if every_row and any(is_picture(tokens[first]) for first, _ in parts):
             raise DeviceError("unsupported", "rows of words and pictures together", status=400)
         for first, end in parts:
             part = tokens[first:end]
             is_last = end == len(tokens)
-            batch = self._of_picture(part) if is_picture(part[0]) else self._of_words(part)
+            is_seen = is_picture(part[0])
+            batch = self._of_picture(part) if is_seen else self._of_words(part)
             batch.n_tokens = len(part)
             for row in range(len(part)):
                 batch.pos[row] = start + first + row
                 batch.logits[row] = every_row or (is_last and row == len(part) - 1)
-            if not self._decoded(batch, start + first):
-                return False
+            with self._seeing_each_other(is_seen):
+                if not self._decoded(batch, start + first):
+                    return False
         return True
+
+    @contextmanager
+    def _seeing_each_other(self, is_seen: bool) -> Iterator[None]:
+        """Let the positions of a picture see each other, in a model that was trained so."""
+        if not (is_seen and self._eyes and self._eyes.is_mutual):
+            yield
+            return
+        llama.llama_set_causal_attn(self._ctx, False)
+        try:
+            yield
+        finally:
+            llama.llama_set_causal_attn(self._ctx, True)
 
     def _of_words(self, tokens: Sequence[int]) -> Any:
         for row, token in enumerate(tokens):

@@ -7,8 +7,10 @@ at all. libmtmd's own marker text is never used: a client that writes it has wri
 """
 
 import ctypes
+import re
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -20,17 +22,36 @@ from device.engine.base import Picture, Settings
 from device.engine.llama import objects as opening
 from device.engine.llama.unpacking import Unpacker
 from device.engine.machine import default_threads
+from device.engine.states import BATCH
 from device.errors import DeviceError
 from device.manifest import ManifestError
 from device.manifest.gguf import read_header
-from device.manifest.pictures import digest_of
+from device.manifest.pictures import MAX_PIXELS, Size, digest_of
 from device.pictures import checked
 
-MARKERS = {"idefics3": "<image>"}
-"""Kind of a projector → the text by which its models' chat templates show a picture."""
-_AROUND = {"idefics3": ("<fake_token_around_image><global-img>", "<fake_token_around_image>")}
-"""Kind of a projector → text before and behind a picture of one tile, as transformers' processor
-writes it."""
+
+@dataclass(frozen=True)
+class _Kind:
+    """How the models of one kind of projector show a picture."""
+
+    marker: str
+    """Text by which their chat templates do."""
+    before: str
+    """Text before a picture of one tile, as transformers' processor writes it."""
+    behind: str
+    squeezed: bool = False
+    """Whether transformers squeezes a picture into the tile where libmtmd leaves a black rest."""
+
+
+KINDS = {
+    "idefics3": _Kind(
+        "<image>", "<fake_token_around_image><global-img>", "<fake_token_around_image>"
+    ),
+    "gemma3": _Kind(
+        "<start_of_image>", "\n\n<start_of_image>", "<end_of_image>\n\n", squeezed=True
+    ),
+}
+"""Kind of a projector → how its models show a picture."""
 REMEMBERED = 4
 """Pictures that are kept besides those of waiting questions."""
 _BITS = 16
@@ -40,8 +61,9 @@ _BITS = 16
 class Seen(Picture):
     """A picture that was decoded; encoded only when it is evaluated."""
 
-    def __init__(self, digest: str, tokens: "tuple[int, ...]", count: int, chunk: Any) -> None:
-        super().__init__(digest, tokens)
+    def __init__(self, digest: str, count: int, chunk: Any, kind: _Kind) -> None:
+        places = tuple(_token(digest, place) for place in range(count))
+        super().__init__(digest, places, kind.before, kind.behind)
         self.count = count
         """Positions that it takes."""
         self._chunk = chunk
@@ -69,8 +91,8 @@ class Eyes:
 
     def __init__(self, model: Any, path: Path, settings: Settings) -> None:
         """Load a projector file; raise DeviceError `bad_model` with the reason."""
-        self.kind = _kind(path)
-        self.marker = MARKERS[self.kind]
+        self._kind, self._side = _kind(path)
+        self.marker = self._kind.marker
         """Text by which the chat template shows a picture."""
         self._vocab = llama.llama_model_get_vocab(model)
         self.width = int(llama.llama_model_n_embd_inp(model))
@@ -91,12 +113,13 @@ class Eyes:
         self._ctx = mtmd.mtmd_init_from_file(str(path).encode(), model, params)
         if not self._ctx:
             raise DeviceError("bad_model", f"`{path.name}` cannot be loaded{opening.because()}")
+        self.is_mutual = bool(mtmd.mtmd_decode_use_non_causal(self._ctx, None))
+        """Whether positions of a picture see each other, those behind them too."""
         try:
-            before, behind = (self._special(path, text) for text in _AROUND[self.kind])
+            self._check_tokens(path, self._kind.before + self._kind.behind)
         except DeviceError:
             self.close()
             raise
-        self._around = before, behind
 
     def see(self, image: bytes) -> Seen:
         """Return a picture as it stands in a prompt; raise DeviceError `bad_picture`."""
@@ -104,8 +127,9 @@ class Eyes:
         seen = self._known.get(digest)
         if seen is None:
             size = checked(image)
-            pixels = self._unpacker.rgb(image, size)
-            seen = self._known[digest] = self._prepared(digest, pixels, size.width, size.height)
+            pixels = self._unpacker.rgb(image, size, self._side)
+            shown = Size(self._side, self._side) if self._side else size
+            seen = self._known[digest] = self._prepared(digest, pixels, shown.width, shown.height)
         self._recent[digest] = seen
         self._recent.move_to_end(digest)
         while len(self._recent) > REMEMBERED:
@@ -161,9 +185,11 @@ class Eyes:
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
             mtmd.mtmd_bitmap_free(bitmap)
-        before, behind = self._around
-        places = (_token(digest, place) for place in range(count))
-        return Seen(digest, (*before, *places, *behind), count, kept)
+        seen = Seen(digest, count, kept, self._kind)
+        if self.is_mutual and count > BATCH:
+            problem = f"a picture takes {count} positions, at most {BATCH} are read at once"
+            raise DeviceError("bad_model", problem)
+        return seen
 
     def _tile(self, chunks: Any) -> Any:
         """Return the part that shows the whole picture: the last one, behind any smaller tiles."""
@@ -178,15 +204,15 @@ class Eyes:
         ]
         return tiles[-1]
 
-    def _special(self, path: Path, text: str) -> "tuple[int, ...]":
-        """Return the tokens of a text of control tokens; raise DeviceError if one is none."""
-        tokens = (llama.llama_token * (len(text) + 8))()
-        raw = text.encode()
-        count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, len(tokens), False, True)
-        found = tuple(tokens[: max(0, count)])
-        if len(found) != text.count("<"):
-            raise DeviceError("bad_model", f"`{path.name}`: the model has no tokens `{text}`")
-        return found
+    def _check_tokens(self, path: Path, text: str) -> None:
+        """Raise DeviceError for a control token of a text that the model has not."""
+        for token in re.findall("<[^<>]+>", text):
+            tokens = (llama.llama_token * (len(token) + 8))()
+            raw = token.encode()
+            room = len(tokens)
+            count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, room, False, True)
+            if count != 1:
+                raise DeviceError("bad_model", f"`{path.name}`: the model has no token `{token}`")
 
 
 def _token(digest: str, place: int) -> int:
@@ -199,16 +225,27 @@ def _place(token: int) -> "tuple[str, int]":
     return f"{number >> _BITS:064x}", number & ((1 << _BITS) - 1)
 
 
-def _kind(path: Path) -> str:
-    """Return the kind of a projector file whose header is sound; raise DeviceError `bad_model`."""
+def _kind(path: Path) -> "tuple[_Kind, int]":
+    """Return the kind of a projector file whose header is sound, and the side of its tile.
+
+    The side is 0 where a picture keeps its size. Raise DeviceError `bad_model`.
+    """
     try:
-        kind = read_header(path).metadata.get("clip.projector_type")
+        metadata = read_header(path).metadata
     except ManifestError as error:
         raise DeviceError("bad_model", str(error)) from error
-    if kind not in MARKERS:
+    name = metadata.get("clip.projector_type")
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
         raise DeviceError(
             "bad_model",
-            f"`{path.name}`: a projector of the kind `{str(kind)[:40]}` is not run here",
-            hint=f"kinds: {', '.join(MARKERS)}",
+            f"`{path.name}`: a projector of the kind `{str(name)[:40]}` is not run here",
+            hint=f"kinds: {', '.join(KINDS)}",
         )
-    return str(kind)
+    side = metadata.get("clip.vision.image_size", 0)
+    if not kind.squeezed:
+        return kind, 0
+    if type(side) is not int or not 0 < side * side <= MAX_PIXELS:
+        problem = f"`{path.name}`: `clip.vision.image_size` is `{str(side)[:40]}`"
+        raise DeviceError("bad_model", problem)
+    return kind, side

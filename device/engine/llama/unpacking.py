@@ -26,7 +26,8 @@ DEADLINE_S = 20.0
 ROOM_BYTES = 192 << 20
 """Bytes of memory that decoding may take, beside the library."""
 # 4 megapixels of 16-bit RGBA are 32 MiB, twice while they are unpacked, and 12 MiB as a result.
-_ASKED, _ANSWERED = struct.Struct("<I"), struct.Struct("<II")
+_ASKED, _ANSWERED = struct.Struct("<II"), struct.Struct("<II")
+"""Bytes of a picture and the side of its tile, 0 for its own size; width and height."""
 
 
 class Unpacker:
@@ -39,15 +40,19 @@ class Unpacker:
         self.started = 0
         """Number of children so far."""
 
-    def rgb(self, image: bytes, size: Size) -> bytes:
-        """Return a picture's pixels, width × height × 3 bytes; raise DeviceError `bad_picture`."""
+    def rgb(self, image: bytes, size: Size, side: int = 0) -> bytes:
+        """Return a picture's pixels, width × height × 3 bytes; raise DeviceError `bad_picture`.
+
+        With `side`, it is squeezed into a square of so many pixels across and down.
+        """
+        size = Size(side, side) if side else size
         with self._lock:
             line = self._line or self._start()
             deadline = time.monotonic() + DEADLINE_S
             try:
                 # A timeout of `sendall` is that of all it sends; one of `recv` is that of a part.
                 line.settimeout(DEADLINE_S)
-                line.sendall(_ASKED.pack(len(image)) + image)
+                line.sendall(_ASKED.pack(len(image), side) + image)
                 width, height = _ANSWERED.unpack(_exactly(line, _ANSWERED.size, deadline))
                 # What the header promised bounds what is read from the child.
                 if (width, height) not in ((0, 0), (size.width, size.height)):
@@ -107,11 +112,11 @@ def serve() -> None:
     line = socket.socket(fileno=0)
     with contextlib.suppress(EOFError):
         while True:
-            (length,) = _ASKED.unpack(_exactly(line, _ASKED.size))
-            line.sendall(_decoded(mtmd, _exactly(line, length)))
+            length, side = _ASKED.unpack(_exactly(line, _ASKED.size))
+            line.sendall(_decoded(mtmd, _exactly(line, length), side))
 
 
-def _decoded(mtmd: Any, image: bytes) -> bytes:
+def _decoded(mtmd: Any, image: bytes, side: int) -> bytes:
     """Return the answer to a picture: width, height and pixels; zeros for a broken one."""
     import ctypes
 
@@ -127,6 +132,11 @@ def _decoded(mtmd: Any, image: bytes) -> bytes:
         pixels = ctypes.string_at(mtmd.mtmd_bitmap_get_data(bitmap), width * height * 3)
     finally:
         mtmd.mtmd_bitmap_free(bitmap)
+    if side:
+        # Imported here: a model whose tile libmtmd fills itself needs none of it.
+        from device.engine.llama.scaling import squeezed
+
+        return _ANSWERED.pack(side, side) + squeezed(pixels, width, height, side)
     return _ANSWERED.pack(width, height) + pixels
 
 

@@ -5,7 +5,7 @@ A prompt reuses tokens only up to where reading it from the beginning would have
 
 import pytest
 
-from device.engine.states import BATCH, Memory, PrefixCache, of_prefix
+from device.engine.states import BATCH, Memory, PrefixCache, batch_end, of_prefix
 
 PREFIX = list(range(100))
 QUESTION, ANSWER = [200, 201, 202], [300, 301]
@@ -97,3 +97,36 @@ def test_room_is_made_before_there_is_a_state() -> None:
     assert cache.size_bytes == 0
     cache.put(of_prefix(PREFIX), b"x" * 60, pinned=True)
     assert not cache.make_room(TALK, 41)
+
+
+def seen(digest: int, count: int) -> list[int]:
+    """Return the ids of a picture's positions, as an engine makes them."""
+    return [-(digest << 16) - place - 1 for place in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("before", "end"),
+    [(0, 512), (100, 512), (BATCH - 300, 512), (BATCH - 299, BATCH - 299), (BATCH - 1, BATCH - 1)],
+)
+def test_a_batch_ends_before_the_picture_that_it_would_cut(before: int, end: int) -> None:
+    tokens = [*range(before), *seen(7, 300), *range(600)]
+    assert batch_end(tokens, 0) == end
+    assert batch_end(tokens, len(tokens) - 5) == len(tokens)
+
+
+def test_two_pictures_one_behind_the_other_are_cut_between_them() -> None:
+    tokens = [*seen(7, 300), *seen(8, 300), 1]
+    assert batch_end(tokens, 0) == 300
+    assert batch_end(tokens, 300) == len(tokens)
+
+
+def test_a_picture_longer_than_a_batch_is_cut_all_the_same() -> None:
+    assert batch_end([*seen(7, 900)], 0) == BATCH
+
+
+def test_a_prefix_with_a_picture_is_reused_up_to_where_reading_it_would_cut() -> None:
+    prefix = [*range(400), *seen(7, 300), *range(400, 500)]
+    read = of_prefix(prefix)
+    assert read.cuts == [0, 400, len(prefix)]
+    # Another prompt that shares the picture but not what follows it.
+    assert read.usable([*prefix[:750], 9, 9], 750) == 400

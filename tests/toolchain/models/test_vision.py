@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import gemma_eyes
 from tests.fakes.eyes import POSITIONS, tiny_smolvlm
 from toolchain.errors import ArtifactError
 from toolchain.models import vision
@@ -46,13 +47,6 @@ def test_each_tensor_has_the_name_that_llama_cpps_own_table_gives_it(model: Path
     for name, origin in found.origins.items():
         assert table.get_name(origin, try_suffixes=(".weight", ".bias")) == name
     assert found.tokens == POSITIONS
-
-
-def test_defaults_are_those_of_transformers() -> None:
-    from transformers import SmolVLMVisionConfig
-
-    default = SmolVLMVisionConfig()
-    assert {key: getattr(default, key) for key in vision._DEFAULTS} == vision._DEFAULTS
 
 
 def test_blip_2_is_refused_by_name_with_the_reason_and_a_successor() -> None:
@@ -100,3 +94,81 @@ def test_what_would_leave_the_eyes_out_is_refused_and_a_text_model_is_not(model:
     with pytest.raises(ArtifactError, match=r"^tune: `SmolVLMForConditionalGeneration` sees"):
         vision.refuse_sight(read_json(model / "config.json"), "tune")
     vision.refuse_sight({"architectures": ["LlamaForCausalLM"]}, "tune")
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gemma_eyes.tiny_gemma3(tmp_path_factory.mktemp("gemma3"), layers=1)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_gemmas_tensors_have_the_names_that_llama_cpps_own_table_gives_them(
+    tmp_path: Path, published: bool
+) -> None:
+    import gguf
+
+    folder = gemma_eyes.tiny_gemma3(
+        tmp_path, layers=1, published=published, vision={"vision_use_head": not published}
+    )
+    found = eyes(folder)
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, 2)
+    for name, origin in found.origins.items():
+        known = origin.replace("_weight", ".weight")  # as llama.cpp's converter does
+        assert table.get_name(known, try_suffixes=(".weight", ".bias")) == name
+    assert found.tokens == gemma_eyes.POSITIONS
+    assert found.offsets == {"mm.soft_emb_norm.weight": 1.0}
+    with open_weights(folder) as text:
+        assert all(name.startswith("model.") for name in text.tensors)
+    assert read_config(folder)["architectures"] == ["Gemma3ForCausalLM"]
+
+
+WRONG_GEMMA: list[tuple[dict[str, Any], str]] = [
+    ({"mm_tokens_per_image": 15}, "`mm_tokens_per_image` is `15`, which does not divide 8 × 8"),
+    ({"mm_tokens_per_image": 9}, "`mm_tokens_per_image` is `9`, which does not divide 8 × 8"),
+    ({"mm_tokens_per_image": None}, "`mm_tokens_per_image` is `None`, not a count"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG_GEMMA, ids=lambda value: str(value)[:30])
+def test_positions_that_are_no_squares_of_patches_are_refused(
+    gemma: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        eyes(gemma, read_json(gemma / "config.json") | change)
+    assert message in caught.value.message
+
+
+def test_a_picture_with_more_positions_than_a_batch_is_refused(tmp_path: Path) -> None:
+    folder = gemma_eyes.tiny_gemma3(
+        tmp_path, layers=1, positions=576, vision={"image_size": 192, "patch_size": 8}
+    )
+    with pytest.raises(ArtifactError, match="a picture takes 576 positions, a board reads at most"):
+        eyes(folder)
+
+
+UNFOLLOWED: list[tuple[dict[str, Any], str]] = [
+    ({"do_pan_and_scan": True}, "`do_pan_and_scan` is `True`, which boards do not follow: several"),
+    ({"size": {"height": 32, "width": 64}}, "`size` is `{'height': 32, 'width': 64}`, which"),
+    ({"resample": 3}, "`resample` is `3`, which boards do not follow"),
+    ({"do_resize": False}, "`do_resize` is `False`, which boards do not follow"),
+    ({"do_normalize": False}, "`do_normalize` is `False`, which boards do not follow"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), UNFOLLOWED, ids=lambda value: str(value)[:30])
+def test_settings_of_pictures_that_a_board_does_not_follow_are_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    folder = gemma_eyes.tiny_gemma3(tmp_path, layers=1)
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(read_json(file) | change))
+    with pytest.raises(ArtifactError) as caught:
+        eyes(folder)
+    assert message in caught.value.message
+
+
+def test_another_number_of_positions_in_the_processor_is_refused(tmp_path: Path) -> None:
+    folder = gemma_eyes.tiny_gemma3(tmp_path, layers=1)
+    (folder / "processor_config.json").write_text(json.dumps({"image_seq_length": 256}))
+    with pytest.raises(ArtifactError, match="`image_seq_length` is `256`, which boards do not"):
+        eyes(folder)

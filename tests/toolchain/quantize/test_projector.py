@@ -15,6 +15,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader, quants
 
 from tests.fakes.eyes import POSITIONS, SIDE, tiny_smolvlm
+from tests.fakes.gemma_eyes import tiny_gemma3
 from tests.toolchain.quantize.conftest import Recorder, checkpoint
 from toolchain.artifacts import ModelFile
 from toolchain.errors import ArtifactError
@@ -33,6 +34,11 @@ KINDS = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_smolvlm(tmp_path_factory.mktemp("smolvlm"))
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gemma3(tmp_path_factory.mktemp("gemma3"), layers=1)
 
 
 def written(model: Path, out: Path, scheme: str) -> GGUFReader:
@@ -75,9 +81,39 @@ def test_every_tensor_has_the_bytes_that_llama_cpps_own_package_makes(
     assert found == expected
 
 
+@pytest.mark.parametrize("scheme", PROJECTOR_SCHEMES)
+def test_gemmas_projector_has_the_bytes_that_llama_cpps_own_package_makes(
+    gemma: Path, tmp_path: Path, scheme: str
+) -> None:
+    """Its projection stays in 16 bits, and its norm holds the difference from 1."""
+    from safetensors.numpy import load_file
+
+    found = tensors(written(gemma, tmp_path, scheme))
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, 2)
+    expected = {}
+    for origin, values in load_file(gemma / "model.safetensors").items():
+        if origin.startswith(("vision_tower.", "multi_modal_projector.")):
+            known = origin.replace("_weight", ".weight")
+            name = table.get_name(known, try_suffixes=(".weight", ".bias"))
+            assert name
+            kind = KINDS[scheme]
+            if values.ndim == 1 or ".embeddings." in origin:
+                kind = GGMLQuantizationType.F32
+            elif "input_projection" in origin or (scheme == "Q8_0" and values.shape[-1] % 32):
+                kind = GGMLQuantizationType.F16
+            shifted = values.astype(np.float32) + np.float32("soft_emb_norm" in origin)
+            sizes = list(reversed(values.shape))
+            expected[name] = (kind, sizes, quants.quantize(shifted, kind).tobytes())
+    assert found == expected
+
+
 @pytest.mark.skipif("DEMITASSE_CONVERTER" not in os.environ, reason="names llama.cpp's converter")
 @pytest.mark.parametrize("scheme", PROJECTOR_SCHEMES)
-def test_the_file_is_that_of_llama_cpps_converter(model: Path, tmp_path: Path, scheme: str) -> None:
+@pytest.mark.parametrize("family", ["model", "gemma"])
+def test_the_file_is_that_of_llama_cpps_converter(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path, scheme: str
+) -> None:
+    model: Path = request.getfixturevalue(family)
     ours = written(model, tmp_path, scheme)
     theirs = tmp_path / "theirs.gguf"
     words = ["--mmproj", "--outtype", scheme.lower(), "--outfile", str(theirs), str(model)]

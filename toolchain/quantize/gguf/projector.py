@@ -21,6 +21,8 @@ from toolchain.tools.ggml import Type
 PROJECTOR_SCHEMES = {"F16": (1, Type.F16), "BF16": (32, Type.BF16), "Q8_0": (7, Type.Q8_0)}
 """Scheme of a projector file → `general.file_type` and the type of its matrices."""
 _ALWAYS_F32 = ("v.position_embd.weight", "v.patch_embd.weight")
+_ALWAYS_F16 = ("mm.input_projection.weight",)
+# llama.cpp transposes it (tools/mtmd/models/siglip.cpp), which blocks cannot be.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,12 @@ def _write(
     """Write the file; return the bytes of its tensors."""
     number, base = PROJECTOR_SCHEMES[scheme]
     sources = [
-        Source(name=name, shape=shape, origin=eyes.origins[name])
+        Source(
+            name=name,
+            shape=shape,
+            origin=eyes.origins[name],
+            offset=eyes.offsets.get(name, 0.0),
+        )
         for name, shape in eyes.shapes.items()
     ]
     tensors = {
@@ -77,7 +84,7 @@ def _type(name: str, shape: tuple[int, ...], base: Type) -> Type:
     """Return a tensor's type: vectors and embeddings stay in 32 bits, as llama.cpp asks for."""
     if len(shape) == 1 or name in _ALWAYS_F32:
         return Type.F32
-    if shape[-1] % ggml.block_size(base):
+    if name in _ALWAYS_F16 or shape[-1] % ggml.block_size(base):
         return Type.F16
     return base
 

@@ -56,8 +56,8 @@ def opened(files: Files, **settings: Any) -> LlamaEngine:
 def asked(engine: LlamaEngine, image: bytes, question: str = BEHIND) -> tuple[list[int], int, Any]:
     """Return the tokens of a question about a picture, where the picture ends, and the picture."""
     seen = engine.see(image)
-    before = [*engine.tokenize(BEFORE), *seen.tokens]
-    return [*before, *engine.tokenize(question)], len(before), seen
+    before = [*engine.tokenize(BEFORE + seen.before), *seen.tokens]
+    return [*before, *engine.tokenize(seen.behind + question)], len(before), seen
 
 
 def answered(engine: LlamaEngine, tokens: Sequence[int], prefix: int = 0) -> tuple[list[int], int]:
@@ -175,7 +175,8 @@ def test_a_picture_that_is_cut_by_a_batch_is_read_all_the_same(files: Files) -> 
     loaded, model = opened(files, context=1024), reference(files[0])
     seen = loaded.see(picture(3))
     filler = loaded.tokenize("x " * 600)[: 512 - 3]
-    tokens = [*filler, *seen.tokens, *loaded.tokenize(BEHIND)]
+    around = loaded.tokenize(seen.before), loaded.tokenize(seen.behind + BEHIND)
+    tokens = [*filler[len(around[0]) :], *around[0], *seen.tokens, *around[1]]
     assert min(tokens[510:514]) < 0
     assert answered(loaded, tokens)[0] == expected(model, tokens, picture(3))
     loaded.close()
@@ -246,13 +247,13 @@ def test_a_projector_of_another_kind_and_a_broken_one_are_refused(
 
     other = tmp_path / "other.gguf"
     writer = gguf.GGUFWriter(other, "clip")
-    writer.add_string("clip.projector_type", "gemma3")
+    writer.add_string("clip.projector_type", "gemma4v")
     writer.add_tensor("v.post_ln.bias", np.zeros(4, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(DeviceError, match="a projector of the kind `gemma3` is not run here"):
+    with pytest.raises(DeviceError, match="a projector of the kind `gemma4v` is not run here"):
         opened(files, projector=other)
 
 
@@ -276,7 +277,7 @@ def test_eyes_that_were_opened_are_closed_where_the_rest_fails(
             opened(files)
     assert len(freed) == 1
     with monkeypatch.context() as broken:
-        broken.setattr(eyes.Eyes, "_special", fail)
+        broken.setattr(eyes.Eyes, "_check_tokens", fail)
         with pytest.raises(DeviceError, match="no room"):
             opened(files)
     assert len(freed) == 2
