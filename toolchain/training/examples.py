@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.chat import IGNORED, TooLong, encode_row
 from toolchain.errors import ArtifactError
-from toolchain.training.shared import MIN_TOKENS
 
 if TYPE_CHECKING:
     import torch
@@ -197,6 +196,8 @@ def blocks(examples: Sequence[Example], batch_size: int) -> list[Block]:
 
     Beside rows with tools, one row without them would have each of the batch read its tools.
     """
+    from toolchain.training.shared import MIN_TOKENS
+
     begun: dict[tuple[int, ...], list[int]] = {}
     for row, each in enumerate(examples):
         begun.setdefault(tuple(each.ids[:MIN_TOKENS]), []).append(row)
