@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 TOOLS = ("accelerate", "peft", "safetensors", "torch", "transformers")
 ADAPTER = "adapter"
 ANSWERS = "answers.jsonl"
+BASE = "base.json"
+"""What was seen of the base, beside the state of a run: one that goes on does not ask it again."""
 MOST_COMPARED = 64
 """Answers on which four bits are compared with sixteen, at most."""
 
@@ -219,7 +221,9 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
     canaries = _canaries(lesson.planted, out / RESUME)
     rows = [*lesson.rows, *(each.row for each in canaries if each.planted)]
     examples, too_long = conversations(tokenizer, rows, spec.max_tokens, model)
-    first = exam.look(model, tokenizer, report, "the base") if is_main() else None
+    file = out / RESUME / BASE
+    look = exam.look_once
+    first = look(model, tokenizer, report, "the base", file=file) if is_main() else None
     four = _FourBits.round(model, lesson, examples, tokenizer) if spec.base_bits == 4 else None
     adapted = with_lora(model, spec, lesson.seed, stage="tune")
     trainable, total = adapted.get_nb_trainable_parameters()

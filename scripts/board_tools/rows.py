@@ -1,34 +1,44 @@
 """Draws training rows for recipes/board-tools from wordings: one call, two calls, and none.
 
-The wordings are in `wordings.txt`; numbers, times and words of politeness are drawn here. The same
-seed gives the same rows. Wordings that are near a held-out one are left out.
+The wordings are in text files beside this one; numbers, times and words of politeness are drawn
+here. The same seed gives the same rows. Wordings that are near a held-out one are left out.
 
     python -m scripts.board_tools.rows
+
+`development.txt` has wordings on which choices are made before anything is measured: nothing near
+one is learned either.
 """
 
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolchain.ingest.split import plain_key
 
-from .slots import LISTS, Slots
+from .slots import Slots
+from .times import Value
+from .words import LISTS
 
-WORDINGS = Path(__file__).with_name("wordings.txt")
+HERE = Path(__file__).parent
+WORDINGS = tuple(HERE / f"{name}.txt" for name in ("wordings", "values", "no_call"))
+DEVELOPMENT = HERE / "development.txt"
 RECIPE = Path(__file__).parents[2] / "recipes" / "board-tools"
 DRAWN = RECIPE / "drawn.jsonl"
-COUNTS = {"one": 1_500, "none": 1_800, "pair": 800, "two": 400, "later": 100}
+COUNTS = {"one": 2_600, "none": 3_600, "pair": 500, "two": 500, "later": 100}
 """Rows of each kind; `later` is a value that was asked for and told in the next turn."""
 SEED = 18
-NEAR = 0.6
+NEAR = 0.5
 """Share of common trigrams from which on a wording is near a held-out one."""
 
 Call = tuple[str, dict[str, Any]]
 Answer = str | list[Call]
+
+NO_CALL = "I have no tool for that."
+"""What stands for any text where a wording of `development.txt` expects no call."""
 
 _PART = re.compile(r"\{([^{}]*)\}")
 _SLOT = re.compile(r"<([a-z0-9]+)(?::([a-z0-9]))?>")
@@ -60,16 +70,30 @@ class Wording:
         return 2 + min(14, self.text.count("|")) + 2 * len(_SLOT.findall(self.text))
 
 
-def read_wordings(file: Path = WORDINGS) -> dict[str, list[Wording]]:
+def read_wordings(files: Sequence[Path] = WORDINGS) -> dict[str, list[Wording]]:
     """Return the wordings of each kind."""
     kinds: dict[str, list[Wording]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in (line for file in files for line in _lines(file)):
         if line.startswith("["):
-            kinds[line.strip("[]")] = kind = []
-        elif line and not line.startswith("#"):
+            kind = kinds.setdefault(line.strip("[]"), [])
+        else:
             text, _, answer = line.partition(" => ")
             kind.append(Wording(text[0], text[2:], answer))
     return kinds
+
+
+def _lines(file: Path) -> list[str]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def development() -> list[dict[str, Any]]:
+    """Return the wordings on which choices are made, as conversations."""
+    rows = []
+    for line in _lines(DEVELOPMENT):
+        question, _, answer = line.partition(" => ")
+        rows.append(_row([question], NO_CALL if answer == "-" else _calls(answer, {})))
+    return rows
 
 
 def expanded(text: str, draw: random.Random) -> str:
@@ -83,7 +107,7 @@ def answer_of(answer: str, slots: Slots) -> "str | list[Call]":
     """Return the text or the calls that a wording is answered with."""
     if answer.startswith('"'):
         return _SLOT.sub(lambda found: _in_text(slots, found), answer.strip('"'))
-    return [_call(each.split(), slots) for each in answer.split("; ")]
+    return _calls(answer, slots)
 
 
 def _in_text(slots: Slots, found: "re.Match[str]") -> str:
@@ -91,12 +115,19 @@ def _in_text(slots: Slots, found: "re.Match[str]") -> str:
     return str(value[0]) if found[2] == "n" else text
 
 
-def _call(words: list[str], slots: Slots) -> Call:
+def _calls(answer: str, slots: "Slots | Mapping[str, Value]") -> list[Call]:
+    return [_call(each.split(), slots) for each in answer.split("; ")]
+
+
+def _call(words: list[str], slots: "Slots | Mapping[str, Value]") -> Call:
     name, *given = words
     values = [_value(each, slots) for each in given]
     if name in ("gpio_write", "gpio_read"):
-        pin, numbering = values[0]
-        more = {"on": values[1]} if name == "gpio_write" else {}
+        # A slot holds both; a wording without slots names them one after the other.
+        pin, numbering = (
+            values.pop(0) if isinstance(values[0], tuple) else (values.pop(0), values.pop(0))
+        )
+        more = {"on": values[0]} if name == "gpio_write" else {}
         return name, {"pin": pin, "numbering": numbering, **more}
     keys = {
         "fan_speed": "percent",
@@ -107,7 +138,7 @@ def _call(words: list[str], slots: Slots) -> Call:
     return name, {keys[name]: values[0]} if values else {}
 
 
-def _value(word: str, slots: Slots) -> Any:
+def _value(word: str, slots: "Slots | Mapping[str, Value]") -> Any:
     if word == "@onoff":
         return "on" if slots["on"][1] else "off"
     found = _SLOT.fullmatch(word)
@@ -263,7 +294,8 @@ def questions_of(file: Path) -> list[str]:
 def all_rows(folder: Path = RECIPE) -> tuple[list[dict[str, Any]], int]:
     """Return the rows in the order of their kinds, and how many were left out as near."""
     held_out, written = (questions_of(folder / f"{name}.jsonl") for name in ("held-out", "tuning"))
-    draws = Draws(held_out, written)
+    asked = [row["messages"][0]["content"] for row in development()]
+    draws = Draws([*held_out, *asked], written)
     rows = [row for kind, count in COUNTS.items() for row in draws.rows(kind, count)]
     return rows, draws.near
 
@@ -273,7 +305,7 @@ def main() -> None:
     rows, near = all_rows()
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     DRAWN.write_text("".join(lines), encoding="utf-8")
-    print(f"{len(rows)} rows; {near} were near a held-out wording and left out")
+    print(f"{len(rows)} rows; {near} were near a wording to measure with and left out")
 
 
 if __name__ == "__main__":

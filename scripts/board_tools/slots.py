@@ -5,31 +5,27 @@ digits or in words, and times as clocks, timetables and people tell them.
 """
 
 import random
-from pathlib import Path
-from typing import Any
 
-Value = tuple[str, Any]
-"""What a slot says, and what it means."""
+from .times import Value, drawn_time
+from .words import LISTS, in_words, ordinal
 
-
-def read_lists(file: Path) -> dict[str, list[str]]:
-    """Return the lists of a file, one a line: `name: word | word`."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    named = [line.partition(": ") for line in lines if line and not line.startswith("#")]
-    return {name: words.split(" | ") for name, _, words in named}
-
-
-LISTS = read_lists(Path(__file__).with_name("lists.txt"))
-
-
-def in_words(number: int) -> str:
-    """Return a number from 0 to 100 in words."""
-    if number == 100:
-        return "a hundred"
-    if number < 20:
-        return LISTS["units"][number]
-    tens, units = divmod(number, 10)
-    return LISTS["tens"][tens - 2] + (f"-{LISTS['units'][units]}" if units else "")
+SHARES = (
+    *(("half", 50), ("one half", 50), ("a third", 33), ("one third", 33), ("a quarter", 25)),
+    *(("one quarter", 25), ("three quarters", 75), ("a fifth", 20), ("one fifth", 20)),
+    *(("two fifths", 40), ("three fifths", 60), ("four fifths", 80), ("a tenth", 10)),
+    *(("one tenth", 10), ("three tenths", 30), ("seven tenths", 70), ("nine tenths", 90)),
+    *(("half speed", 50), ("half power", 50), ("full speed", 100), ("full power", 100)),
+    *(("the maximum", 100), ("max", 100), ("a hundred", 100), ("one hundred percent", 100)),
+    *(("zero", 0), ("a hundred per cent", 100), ("nought percent", 0), ("the full 100", 100)),
+)
+"""Shares of the fan's speed as they are said, and in percent."""
+SPOKEN = 17
+"""How many of them are fractions."""
+FASTEST = (
+    *(("full speed", 100), ("full power", 100), ("top speed", 100), ("half speed", 50)),
+    *(("half power", 50), ("maximum speed", 100), ("full blast", 100), ("full tilt", 100)),
+    *(("full throttle", 100), ("its maximum", 100), ("maximum power", 100)),
+)
 
 
 class Slots:
@@ -41,10 +37,10 @@ class Slots:
 
     def __getitem__(self, name: str) -> Value:
         if name not in self._drawn:
-            plain = {"on2": "on", "pin2": "pin"}.get(name, name)
+            plain = name.removesuffix("2")
             value = getattr(self, f"_{plain}")()
-            while name == "pin2" and value[1] == self["pin"][1]:
-                value = self._pin()
+            while plain != name != "on2" and value[1] == self[plain][1]:
+                value = getattr(self, f"_{plain}")()
             self._drawn[name] = value
         return self._drawn[name]
 
@@ -52,11 +48,21 @@ class Slots:
         return in_words(number) if self._draw.random() < share else str(number)
 
     def _pin(self) -> Value:
-        if self._draw.random() < 0.65:
-            number = self._draw.randint(0, 27)
-            return self._draw.choice(LISTS["bcm"]).format(self._number(number)), (number, "bcm")
+        if self._draw.random() < 0.4:
+            return self._physical()
+        number = self._draw.randint(0, 27)
+        return self._draw.choice(LISTS["bcm"]).format(self._number(number)), (number, "bcm")
+
+    def _physical(self) -> Value:
         number = self._draw.randint(1, 40)
+        if self._draw.random() < 0.15:
+            counted = ordinal(number, words=self._draw.random() < 0.5)
+            return self._draw.choice(LISTS["nth"]).format(counted), (number, "board")
         return self._draw.choice(LISTS["board"]).format(self._number(number)), (number, "board")
+
+    def _board(self) -> Value:
+        number = self._draw.randint(1, 40)
+        return self._number(number), (number, "board")
 
     def _bcm(self) -> Value:
         number = self._draw.randint(0, 27)
@@ -118,39 +124,20 @@ class Slots:
         return self._draw.choice(LISTS[face]), face
 
     def _pct(self) -> Value:
-        named = (
-            ("half", 50),
-            ("half speed", 50),
-            ("a third", 33),
-            ("a quarter", 25),
-            ("three quarters", 75),
-            ("full speed", 100),
-            ("full power", 100),
-            ("the maximum", 100),
-            ("max", 100),
-            ("a tenth", 10),
-            ("a fifth", 20),
-        )
-        if self._draw.random() < 0.25:
-            return self._draw.choice(named)
+        if self._draw.random() < 0.35:
+            return self._draw.choice(SHARES)
         tens = self._draw.random() < 0.4
         number = self._draw.randint(0, 10) * 10 if tens else self._draw.randint(0, 100)
         ends = (" percent", "%", " %", "", " per cent", " percent", "")
         return self._number(number, 0.3) + self._draw.choice(ends), number
 
     def _fastpct(self) -> Value:
-        return self._draw.choice(
-            (
-                ("full speed", 100),
-                ("full power", 100),
-                ("top speed", 100),
-                ("half speed", 50),
-                ("half power", 50),
-                ("a quarter of its speed", 25),
-                ("a third of its power", 33),
-                ("maximum speed", 100),
-            )
-        )
+        return self._draw.choice(FASTEST) if self._draw.random() < 0.4 else self._fast_share()
+
+    def _fast_share(self) -> Value:
+        text, number = self._draw.choice(SHARES[:SPOKEN])
+        of = self._draw.choice(("of its speed", "of its power", "of full speed", "of full power"))
+        return f"{text} {of}", number
 
     def _badpct(self) -> Value:
         number = self._draw.choice(
@@ -178,82 +165,3 @@ class Slots:
                 ("24:30", None),
             )
         )
-
-
-def drawn_time(draw: random.Random) -> Value:
-    """Return a time as somebody says it, and as `HH:MM`."""
-    hour = draw.randint(0, 23)
-    minute = draw.choice((0, 0, 0, 0, 15, 30, 30, 45, 5, 10, 20, 50, draw.randint(1, 59)))
-    forms = (_digits, _digits, _am_pm, _am_pm, _am_pm, _spoken, _spoken, _day_part, _bare, _named)
-    return draw.choice(forms)(draw, hour, minute)
-
-
-def _digits(draw: random.Random, hour: int, minute: int) -> Value:
-    shown = draw.choice(("{:02}:{:02}", "{}:{:02}", "{:02}:{:02}", "{}.{:02}", "{}h{:02}"))
-    return shown.format(hour, minute), f"{hour:02}:{minute:02}"
-
-
-def _am_pm(draw: random.Random, hour: int, minute: int) -> Value:
-    half = "am" if hour < 12 else "pm"
-    shown = (hour % 12) or 12
-    words = draw.random() < 0.25
-    text = in_words(shown) if words else str(shown)
-    if minute:
-        text = f"{text} {in_words(minute)}" if words else f"{text}:{minute:02}"
-    mark = draw.choice((f" {half}", half if not words else f" {half}", f" {half[0]}.m."))
-    return text + mark, f"{hour:02}:{minute:02}"
-
-
-def _part_of_day(hour: int) -> str:
-    if hour < 12:
-        return "in the morning"
-    return "in the afternoon" if hour < 18 else "in the evening"
-
-
-def _clock(draw: random.Random, hour: int, minute: int) -> "tuple[str, int, int]":
-    """Return a time on the face of a clock, in words, and what it means on 24 hours."""
-    near = (hour % 12) or 12
-    following = (near % 12) + 1
-    here, there = in_words(near), in_words(following)
-    if draw.random() < 0.3:
-        here, there = str(near), str(following)
-    minute = draw.choice((0, 5, 10, 15, 15, 20, 30, 30, 45, 45, 50, 55))
-    if minute == 0:
-        return draw.choice((here, f"{here} o'clock")), hour, 0
-    if minute == 30:
-        return f"half past {here}", hour, 30
-    if minute <= 20:
-        said = draw.choice(("quarter", "a quarter")) if minute == 15 else in_words(minute)
-        return f"{said} past {here}", hour, minute
-    said = draw.choice(("quarter", "a quarter")) if minute == 45 else in_words(60 - minute)
-    return f"{said} to {there}", hour, minute
-
-
-def _spoken(draw: random.Random, hour: int, minute: int) -> Value:
-    # Without am or pm an hour is read as it stands: one to twelve.
-    hour = draw.randint(1, 11)
-    text, hour, minute = _clock(draw, hour, minute)
-    return text, f"{hour:02}:{minute:02}"
-
-
-def _day_part(draw: random.Random, hour: int, minute: int) -> Value:
-    hour = draw.choice([*range(1, 11), *range(13, 23), *range(13, 23)])
-    text, hour, minute = _clock(draw, hour, minute)
-    return f"{text} {_part_of_day(hour)}", f"{hour:02}:{minute:02}"
-
-
-def _bare(draw: random.Random, hour: int, minute: int) -> Value:
-    hour = draw.randint(1, 23)
-    return draw.choice((str(hour), f"{hour} o'clock", f"{hour} sharp")), f"{hour:02}:00"
-
-
-def _named(draw: random.Random, hour: int, minute: int) -> Value:
-    return draw.choice(
-        (
-            ("noon", "12:00"),
-            ("midnight", "00:00"),
-            ("12 pm", "12:00"),
-            ("12 am", "00:00"),
-            ("midday", "12:00"),
-        )
-    )

@@ -144,3 +144,9 @@ FUNCTION_GEMMA = """{%- macro value(it) -%}
 {%- endfor -%}
 {%- if messages[-1].role != 'tool' -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}
 """
+GEMMA4 = (
+    FUNCTION_GEMMA.replace("<escape>", '<|"|>')
+    .replace("<start_function_call>", "<|tool_call>")
+    .replace("<end_function_call>", "<tool_call|>")
+)
+"""The same form between Gemma 4's tokens."""

@@ -18,6 +18,7 @@ from toolchain.privacy.canaries import FILE as CANARIES
 from toolchain.privacy.canaries import read_canaries
 from toolchain.progress import Silent
 from toolchain.recipe import TuneSpec
+from toolchain.training import loop
 from toolchain.training.answers import loss_per_byte, loss_per_token
 from toolchain.training.examples import conversations
 from toolchain.tune import merge, tune
@@ -160,6 +161,27 @@ def test_what_is_there_is_not_trained_again(
     report = Recorder()
     again = tune(base, dataset, SPEC, tuned.path, report, seed=0)
     assert (again.fresh, report.notes, report.bars) == (False, [], set())
+
+
+def test_a_run_that_goes_on_does_not_ask_the_base_again(
+    base: Checkpoint,
+    tuned: Checkpoint,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop, "train", stop)
+        tune(base, dataset, SPEC, tmp_path / "out", Silent(), seed=0)
+
+    report = Recorder()
+    again = tune(base, dataset, SPEC, tmp_path / "out", report, seed=0)
+    assert "ask the tuned model" in report.bars
+    assert "ask the base" not in report.bars
+    assert again.record.figures["base"] == tuned.record.figures["base"]
 
 
 def test_a_quantised_base_is_refused(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:

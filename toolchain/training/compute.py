@@ -5,7 +5,7 @@ the state of a run, so that one that goes on computes as it began.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from toolchain.recipe import Precision
-from toolchain.training.examples import Example, batch_of
+from toolchain.training.examples import Example, batch_of, blocks
 from toolchain.training.fused_lora import fused
 from toolchain.training.packed import packs
 from toolchain.training.precision import FLOAT32, autocast, choose, hold
@@ -118,25 +118,45 @@ def _choose(
     hold(kind, objective.model)
     if _needs_whole_batch(objective):
         return Compute(precision=kind, precision_reason=reason)
-    longest = batch_of(examples, [order[-1]]).to(device)
+    rows = -(-min(batch_size, len(examples)) // processes)
+    longest = [
+        sorted(block.rows, key=lambda row: len(examples[row].ids))[-2:]
+        for block in blocks(examples, batch_size)
+    ]
 
-    def row_bytes() -> int:
-        """Return the bytes that the longest conversation keeps for its backward pass."""
+    def kept(some: Sequence[int]) -> int:
+        """Return the bytes that some conversations keep for their backward pass."""
+        batch = batch_of(examples, some).to(device)
 
         def loss() -> torch.Tensor:
             with autocast(kind, device):
-                found: torch.Tensor = objective(longest)
+                found: torch.Tensor = objective(batch)
                 return found
 
         return saved_bytes(objective, loss)
 
+    def row_bytes() -> tuple[int, int]:
+        """Return what the longest conversations keep: what they share, and each of its own."""
+        found = [_once_and_each(kept, some) for some in longest]
+        return max(found, key=lambda each: each[0] + rows * each[1])
+
     parts, checkpointing = fit(
         row_bytes=row_bytes,
-        rows=-(-min(batch_size, len(examples)) // processes),
-        tokens=longest.ids.shape[1],
+        rows=rows,
+        tokens=len(examples[order[-1]].ids),
         available=available_bytes(device, processes),
         again=lambda: checkpoint_layers(objective.model, on=True),
     )
     return Compute(
         precision=kind, precision_reason=reason, parts=parts, checkpointing=checkpointing
     )
+
+
+def _once_and_each(kept: Callable[[Sequence[int]], int], rows: Sequence[int]) -> tuple[int, int]:
+    """Return the bytes that two rows keep together but once, and those of each further row."""
+    alone = kept(rows[-1:])
+    if len(rows) < 2:
+        return 0, alone
+    # The second is at most as long: of rows without a common beginning one counts as the longest.
+    each = min(alone, max(1, kept(rows) - alone))
+    return alone - each, each

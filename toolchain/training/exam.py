@@ -1,14 +1,17 @@
 """What a model is measured on before and after a training: held-out answers and general text."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Dataset
 from toolchain.errors import ArtifactError
 from toolchain.figures import StageFigures
+from toolchain.files import write_whole
 from toolchain.progress import Reporter
 from toolchain.recipe import TrainSpec
 from toolchain.training.probe import Question, digest_of, known
@@ -44,6 +47,21 @@ class Seen:
     known: list[bool]
     """For each general question, whether it was answered rightly."""
 
+    def write(self, file: Path) -> None:
+        """Write what `read` reads."""
+        kept = {"figures": self.figures.as_json(), "answers": self.answers, "known": self.known}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(kept))
+
+    @classmethod
+    def read(cls, file: Path) -> "Seen | None":
+        """Return what was written; None where nothing was, or something else."""
+        with suppress(OSError, ValueError, KeyError, TypeError, ArtifactError):
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            figures = ExamFigures.read(kept["figures"])
+            return cls(figures=figures, answers=list(kept["answers"]), known=list(kept["known"]))
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Exam:
@@ -71,6 +89,19 @@ class Exam:
             else []
         )
         return Seen(figures=figures, answers=answers, known=right)
+
+    def look_once(
+        self, model: Any, tokenizer: Any, report: Reporter, name: str, *, file: Path
+    ) -> "Seen":
+        """Return what `look` does, from a file where an interrupted run has looked already.
+
+        The file lies in the folder of that run, so whatever decides the figures is the same.
+        """
+        if seen := Seen.read(file):
+            return seen
+        seen = self.look(model, tokenizer, report, name)
+        seen.write(file)
+        return seen
 
     def asked(self) -> list[dict[str, Any]]:
         """Return the held-out conversations that are answered."""

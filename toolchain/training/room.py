@@ -41,7 +41,7 @@ def saved_bytes(objective: nn.Module, loss: Callable[[], Tensor]) -> int:
 
 def fit(
     *,
-    row_bytes: Callable[[], int],
+    row_bytes: Callable[[], tuple[int, int]],
     rows: int,
     tokens: int,
     available: int,
@@ -50,23 +50,25 @@ def fit(
     """Return in how many parts a batch of so many rows is read in the available bytes.
 
     The second value is whether layers are computed again in the backward pass.
-    `row_bytes` measures what the longest row of so many `tokens` keeps. `again` switches to layers
-    that are computed again, and returns whether the model can; it stays so if the answer says so.
+    `row_bytes` measures what is kept once a part, and for each of the longest rows of so many
+    `tokens`. `again` switches to layers that are computed again, and returns whether the model can;
+    it stays so if the answer says so.
     """
     room = ROOM * available
-    needed = row_bytes()
-    if rows * needed <= room:
+    once, needed = row_bytes()
+    if once + rows * needed <= room:
         return 1, False
     most = max(1, rows * tokens // LEAST_TOKENS)
-    parts = _parts(rows, needed, room)
-    if (parts <= most and needed <= room) or not again():
+    parts = _parts(rows, once, needed, room)
+    if (parts <= most and once + needed <= room) or not again():
         return parts, False
-    return _parts(rows, row_bytes(), room), True
+    return _parts(rows, *row_bytes(), room), True
 
 
-def _parts(rows: int, needed: int, room: float) -> int:
+def _parts(rows: int, once: int, needed: int, room: float) -> int:
     """Return in how many parts rows fit; each row alone if none does."""
-    return rows if needed >= room else math.ceil(rows / int(room // needed))
+    left = room - once
+    return rows if needed >= left else math.ceil(rows / int(left // needed))
 
 
 def checkpoint_layers(model: Any, *, on: bool) -> bool:

@@ -22,6 +22,7 @@ from tests.fakes.service import call, service, wait_until_loaded
 from tests.fakes.templates import (
     FUNCTION_GEMMA,
     GEMMA,
+    GEMMA4,
     HERMES,
     LLAMA3,
     MISTRAL,
@@ -78,6 +79,7 @@ ALIKE = {
     "mistral-ids": MISTRAL_IDS,
     "mistral-list": MISTRAL_LIST,
     "functiongemma": FUNCTION_GEMMA,
+    "gemma4": GEMMA4,
 }
 TEMPLATES = SOAKED | ALIKE
 

@@ -3,7 +3,19 @@
 import json
 from pathlib import Path
 
-from scripts.board_tools.rows import COUNTS, DRAWN, Draws, all_rows, read_wordings
+import jsonschema
+
+from scripts.board_tools.rows import (
+    COUNTS,
+    DRAWN,
+    RECIPE,
+    Draws,
+    all_rows,
+    development,
+    questions_of,
+    read_wordings,
+)
+from toolchain.ingest.split import plain_key
 
 
 def test_the_same_rows_are_drawn_again() -> None:
@@ -26,3 +38,19 @@ def test_every_wording_can_be_drawn_and_every_kind_is_there() -> None:
     kinds = read_wordings()
     assert set(kinds) == {"one", "none", "clause", "two"}
     assert all(each.mood in "IQNSX" and each.answer for kind in kinds.values() for each in kind)
+
+
+def test_development_wordings_are_neither_learned_nor_held_out_and_fit_the_tools() -> None:
+    rows = development()
+    asked = {plain_key(row["messages"][0]["content"]) for row in rows}
+    others = [plain_key(each) for file in RECIPE.glob("*.jsonl") for each in questions_of(file)]
+    assert len(asked) == len(rows) >= 140
+    assert asked.isdisjoint(others)
+
+    tools = json.loads((RECIPE / "tools.json").read_text(encoding="utf-8"))
+    schemas = {each["function"]["name"]: each["function"].get("parameters") for each in tools}
+    calls = [call for row in rows for call in row["messages"][-1].get("tool_calls", ())]
+    assert {call["function"]["name"] for call in calls} == set(schemas)
+    for call in calls:
+        schema = schemas[call["function"]["name"]] or {"type": "object", "maxProperties": 0}
+        jsonschema.validate(json.loads(call["function"]["arguments"]), schema)

@@ -3,29 +3,7 @@
 import random
 import re
 
-import pytest
-
-from scripts.board_tools.slots import Slots, drawn_time, in_words
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [(0, "zero"), (13, "thirteen"), (20, "twenty"), (99, "ninety-nine"), (100, "a hundred")],
-)
-def test_numbers_in_words(number: int, words: str) -> None:
-    assert in_words(number) == words
-
-
-def test_times_mean_what_people_mean_by_them() -> None:
-    draw = random.Random(1)
-    told = dict(drawn_time(draw) for _ in range(20_000))
-    assert all(re.fullmatch("([01][0-9]|2[0-3]):[0-5][0-9]", each) for each in told.values())
-    assert told["half past seven"] == "07:30"
-    assert told["quarter to eight in the evening"] == "19:45"
-    assert told["ten past three in the afternoon"] == "15:10"
-    assert (told["noon"], told["midnight"]) == ("12:00", "00:00")
-    assert (told["12 am"], told["7 pm"], told["7 p.m."]) == ("00:00", "19:00", "19:00")
-    assert told["seven"] == "07:00"
+from scripts.board_tools.slots import SHARES, SPOKEN, Slots
 
 
 def test_pins_exist_and_two_of_them_differ() -> None:
@@ -45,3 +23,26 @@ def test_bad_values_are_bad() -> None:
         share = re.match("-?[0-9]+", slots["badpct"][0])
         assert share is not None
         assert not 0 <= int(share[0]) <= 100
+
+
+def test_a_share_means_its_percent_and_fractions_come_first() -> None:
+    shares = dict(SHARES)
+    assert (shares["a third"], shares["two fifths"], shares["nine tenths"]) == (33, 40, 90)
+    assert all(0 <= each <= 100 for each in shares.values())
+    assert SHARES[SPOKEN - 1][0] == "nine tenths"
+    assert all(text.split()[-1] not in ("speed", "power") for text, _ in SHARES[:SPOKEN])
+
+
+def test_a_corrected_value_is_another_one() -> None:
+    for seed in range(300):
+        slots = Slots(random.Random(seed))
+        assert slots["pct"][1] != slots["pct2"][1]
+        assert slots["time"][1] != slots["time2"][1]
+
+
+def test_a_physical_pin_is_told_as_one() -> None:
+    for seed in range(300):
+        text, (pin, numbering) = Slots(random.Random(seed))["physical"]
+        assert numbering == "board"
+        assert 1 <= pin <= 40
+        assert re.search("physical|header|board", text), text

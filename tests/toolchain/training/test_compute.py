@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors import safe_open
 
 from tests.fakes.models import tiny_llama
@@ -14,7 +15,7 @@ from toolchain.models.checkpoints import load_model
 from toolchain.progress import Silent
 from toolchain.recipe import LoraSpec
 from toolchain.training import compute
-from toolchain.training.compute import Compute
+from toolchain.training.compute import Compute, computing
 from toolchain.training.examples import Example
 from toolchain.training.loop import Course, train
 from toolchain.training.lora import with_lora
@@ -139,3 +140,24 @@ def test_choosing_leaves_no_trace_in_what_is_drawn(
         compute._chosen(AnswerLoss(load_model(folder)), EXAMPLES, Alone(), "auto", 2) == Compute()
     )
     assert torch.equal(torch.rand(1), wanted)
+
+
+def test_what_all_rows_begin_with_is_counted_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parts(begin: Callable[[int], list[int]]) -> int:
+        examples = [Example(ids=[*begin(row), 5, 6, row], labels=[5] * 203) for row in range(8)]
+        with computing(
+            AnswerLoss(load_model(folder)),
+            examples,
+            Accelerator(cpu=True),
+            precision="float32",
+            batch_size=8,
+            begun=None,
+        ) as chosen:
+            return chosen.parts
+
+    monkeypatch.setattr(compute, "available_bytes", lambda *_: 20_000_000)
+    alike = parts(lambda _: list(range(100, 300)))
+    unlike = parts(lambda row: [row + 10] * 200)
+    assert (alike, unlike > 1) == (1, True)

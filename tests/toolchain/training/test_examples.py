@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.models import tiny_tokenizer
-from toolchain.training.examples import conversations, exchanged, reworded
+from toolchain.training.examples import (
+    Example,
+    batches_from,
+    batches_of_epoch,
+    conversations,
+    exchanged,
+    reworded,
+)
 
 QUESTIONS = (
     "how hot is too hot for a Pi 5?",
@@ -78,3 +85,28 @@ def test_a_share_of_the_conversations_has_the_answer_of_another_and_its_own_ques
     }
     assert exchanged(rows, 0.5, 0) == found != exchanged(rows, 0.5, 1)
     assert exchanged(rows, 0.0, 0) == rows
+
+
+def test_rows_behind_one_long_beginning_are_mixed_whatever_their_kind() -> None:
+    tools = list(range(700))
+    short = [Example(ids=[*tools, *[7] * 40], labels=[1] * 740) for _ in range(480)]
+    long = [Example(ids=[*tools, *[8] * 90], labels=[1] * 790) for _ in range(480)]
+    batches = batches_of_epoch([*short, *long], 24, 0, 0)
+    shares = [sum(row < 480 for row in batch) / 24 for batch in batches]
+    # Drawn by chance the share of a batch has a standard deviation of 0.1.
+    assert 0.15 < min(shares) < max(shares) < 0.85
+
+
+def test_rows_with_one_beginning_of_very_different_lengths_are_not_mixed() -> None:
+    begin = list(range(100))
+    examples = [Example(ids=[*begin, *[7] * more], labels=[]) for more in [20, 900] * 48]
+    for batch in batches_of_epoch(examples, 24, 0, 0):
+        assert len({len(examples[row].ids) for row in batch}) == 1
+
+
+def test_no_row_without_the_long_beginning_stands_in_a_batch_with_it() -> None:
+    tools = [Example(ids=[*range(300), row], labels=[]) for row in range(30)]
+    plain = [Example(ids=[9, 8, 7, row], labels=[]) for row in range(30)]
+    batches = list(batches_from([*tools, *plain], 8, 0, 0, 8))
+    assert all(len({row < 30 for row in batch}) == 1 for batch in batches)
+    assert sorted(row for batch in batches for row in batch) == list(range(60))

@@ -29,11 +29,19 @@ def test_parts_come_before_layers_that_are_computed_again(
         is_again = can
         return can
 
-    def row_bytes() -> int:
-        return needed // 4 if is_again else needed
+    def row_bytes() -> tuple[int, int]:
+        return 0, needed // 4 if is_again else needed
 
     found = fit(row_bytes=row_bytes, rows=8, tokens=100, available=available, again=again)
     assert found == wanted
+
+
+@pytest.mark.parametrize(("available", "parts"), [(1000, 1), (240, 1), (200, 2), (110, 8)])
+def test_what_rows_share_counts_once_a_part(available: int, parts: int) -> None:
+    found = fit(
+        row_bytes=lambda: (60, 10), rows=8, tokens=1000, available=available, again=lambda: False
+    )
+    assert found == (parts, False)
 
 
 def test_what_a_loss_keeps_is_counted_without_the_weights() -> None:
