@@ -64,7 +64,7 @@ HELP_DESK = Subject(
     questions=200,
     trials=200,
     calibration=400,
-    spec=InFormatSpec(tokens=200_000),
+    spec=InFormatSpec(),
 )
 
 

@@ -199,7 +199,7 @@ def llama_cpp_python(handler: Handler, body: dict[str, Any]) -> None:
 
 
 def transformers_serve(handler: Handler, body: dict[str, Any]) -> None:
-    """Answer as `transformers serve` 5.23: unknown fields refused, no `[DONE]`, usage at the end."""
+    """Answer as `transformers serve` 5.23: it refuses unknown fields and sends no `[DONE]`."""
     if "ignore_eos" in body:
         answer(handler, 422, {"detail": "Unexpected fields in the request: {'ignore_eos'}"})
         return

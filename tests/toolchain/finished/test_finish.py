@@ -310,7 +310,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_done(
 
 def test_a_plan_says_what_it_takes_and_gives(file: Path, tmp_path: Path) -> None:
     where = settings(tmp_path, target_id="rpi-5-2gb")
-    steps = plan(prepare(str(file), Options(), where), where)
+    steps = plan(prepare(str(file), Options(), where), Options(), where)
     assert [step.recorded for step in steps] == [False] * 3
     assert "as it came" in steps[0].what
     assert re.search(r"512 tokens of context, \d+ of \d+ MB, about .* tokens/s", steps[2].what)
