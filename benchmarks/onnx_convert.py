@@ -2,13 +2,15 @@
 
 Time and peak memory of each as the child process that a user would start, imports and all. Then
 what the files compute: ours in float32 against transformers; the builder's codes in our graph
-against the builder's own graph; and how far each one's codes are from the model in float32. The
-builder lives in another environment: DEMITASSE_GENAI names its Python (docs/onnx.md).
+against the builder's own graph; greedy answers of our folder in onnxruntime-genai; and how far each
+one's codes are from the model in float32, ours rounded and learned (onnx_learned.py). The builder
+lives in another environment: DEMITASSE_GENAI names its Python (docs/onnx.md).
 """
 
 import json
 import multiprocessing
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,10 +20,20 @@ from typing import Any
 import checkpoints
 import measure
 import numpy as np
+import onnx_learned
 import smollm2
 from convert import run as run_child
+from onnx_stock import Stock, file_of, kl, size_bytes
+
+from toolchain import artifacts
 
 CONTEXT, TOKENS, STEPS, PREFILL = 2048, 512, 256, 64
+PROMPTS, PROMPT, ANSWER = 8, 32, 32
+"""Greedy answers: their number, and tokens of each and of its prompt."""
+CUTS = {"as our engine cuts it": PROMPT - 1, "in one piece": PROMPT}
+"""How genai reads a prompt: in words, and the tokens of the first piece."""
+# Where activations are rounded to 8 bits, the same prompt in other pieces has other logits: ONNX
+# Runtime's own differ by 0.5 to 1.4 here, in one graph. In float32 no token differs.
 ROUNDS, QUICK_ROUNDS = 3, 1
 EXACT, SAME_CODES = 1e-4, 1e-3
 """Limits of a logit's difference: of a step in float32, and for equal codes."""
@@ -49,13 +61,47 @@ label = ModelLabel(name="bench")
 spec = QuantizeSpec(onnx_scheme=scheme)
 quantize(checkpoint, spec, label, Path(out), Silent(), context=int(context))
 """
+ANSWERS = """
+import json, sys
+from pathlib import Path
+from device.engine import load
+from device.engine.base import Sampling, Settings
+folder, prompts, count = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+engine = load(next(Path(folder).glob("*.onnx")), Settings(context=512, speculative=False))
+greedy = Sampling(max_tokens=count, temperature=0)
+print(json.dumps([[s.id for s in engine.generate(p, greedy) if s.id is not None] for p in prompts]))
+"""
+THEIR_ANSWERS = """
+import json, sys
+import numpy as np
+import onnxruntime_genai as genai
+folder, prompts, count = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+first = int(sys.argv[4])
+model = genai.Model(folder)
+answers = []
+for prompt in prompts:
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(do_sample=False, max_length=len(prompt) + count)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(np.array([prompt[:first]], np.int32))
+    if prompt[first:]:
+        generator.append_tokens(np.array([prompt[first:]], np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    answers.append(np.array(generator.get_sequence(0))[len(prompt):].tolist())
+print(json.dumps(answers))
+"""
 Figures = dict[str, list[float]]
 """Side → figure of each round."""
 
 
 def main() -> None:
     """Measure time, memory, exactness and the distance from the model."""
-    options = measure.options(__doc__ or "")
+    options = measure.options(__doc__ or "", learn="learn the codes, keep them and end")
+    if options.learn:
+        for subject in (onnx_learned.HELP_DESK, onnx_learned.SMOLLM2):
+            onnx_learned.learn(subject)
+        return
     if not (genai := measure.genai_python(options)):
         return
 
@@ -70,7 +116,8 @@ def main() -> None:
         maker.start()
         maker.join()
         seconds, peaks = _convert(root, genai, rounds)
-        claims = [*_costs(root, seconds, peaks), *_computed(root)]
+        claims = [*_costs(root, seconds, peaks), *_answered(root, genai), *_computed(root)]
+        claims += _learned(root, genai, quick=options.quick)
 
     measure.show(
         claims, {f"{side}, s": found for side, found in seconds.items()}, "s", as_json=options.json
@@ -81,11 +128,7 @@ def _convert(root: Path, genai: str, rounds: int) -> tuple[Figures, Figures]:
     model = str(root / "model")
     commands = {
         "ours": [sys.executable, "-c", OURS, model, str(root / "ours"), "int4_b32", str(CONTEXT)],
-        "builder": [
-            *(genai, "-m", "onnxruntime_genai.models.builder"),
-            *("-i", model, "-o", str(root / "builder")),
-            *("-p", "int4", "-e", "cpu", "-c", str(root / "cache")),
-        ],
+        "builder": _builder(genai, root / "model", root / "builder"),
     }
     peaks: Figures = {side: [] for side in commands}
 
@@ -100,8 +143,16 @@ def _convert(root: Path, genai: str, rounds: int) -> tuple[Figures, Figures]:
     return seconds, {side: found[-rounds:] for side, found in peaks.items()}
 
 
+def _builder(genai: str, model: Path, out: Path) -> list[str]:
+    return [
+        *(genai, "-m", "onnxruntime_genai.models.builder"),
+        *("-i", str(model), "-o", str(out)),
+        *("-p", "int4", "-e", "cpu", "-c", str(out.with_name("cache"))),
+    ]
+
+
 def _costs(root: Path, seconds: Figures, peaks: Figures) -> list[measure.Claim]:
-    sizes = {side: _bytes(root / side) for side in seconds}
+    sizes = {side: size_bytes(root / side) for side in seconds}
     peak_mb = {side: round(max(found)) for side, found in peaks.items()}
     conditions = {"bytes": sizes, "peak_mb": peak_mb, "context": CONTEXT}
     output_mb = [sizes["ours"] / 1e6] * len(peaks["ours"])
@@ -124,35 +175,79 @@ def _costs(root: Path, seconds: Figures, peaks: Figures) -> list[measure.Claim]:
     ]
 
 
+def _answered(root: Path, genai: str) -> list[measure.Claim]:
+    """Return the claims that stock onnxruntime-genai answers from our folder as our engine does.
+
+    Of tokens that differ the first one counts, and all that follow it.
+    """
+    tokens = _tokens(root / "model")
+    step = (len(tokens) - PROMPT) // PROMPTS
+    prompts = json.dumps([tokens[at : at + PROMPT] for at in range(0, step * PROMPTS, step)])
+    asked = [str(root / "ours"), prompts, str(ANSWER)]
+    ours = json.loads(_said([sys.executable, "-c", ANSWERS, *asked]))
+    claims = []
+    for cut, first in CUTS.items():
+        theirs = json.loads(_said([genai, "-c", THEIR_ANSWERS, *asked, str(first)]))
+        # Its answer may end with the token that ends it, ours ends before it.
+        pairs = [(mine, its[: len(mine)]) for mine, its in zip(ours, theirs, strict=True)]
+        conditions = {"prompts": PROMPTS, "tokens": sum(map(len, ours))}
+        claims.append(
+            measure.claim(
+                f"greedy tokens of our folder that are equal, the prompt {cut}",
+                "onnxruntime-genai 0.18.0, stock",
+                1.0,
+                [sum(_common(*pair) for pair in pairs)],
+                [conditions["tokens"]],
+                conditions,
+            )
+        )
+    return claims
+
+
+def _said(command: Sequence[str]) -> str:
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return ran.stdout.splitlines()[-1]
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the length of the common beginning."""
+    pairs = zip(first, second, strict=False)
+    return next((n for n, (one, other) in enumerate(pairs) if one != other), len(first))
+
+
 def _computed(root: Path) -> list[measure.Claim]:
     """Return the claims about what the files compute."""
     exact = root / "exact"
     run_child([sys.executable, "-c", OURS, str(root / "model"), str(exact), "fp32", str(CONTEXT)])
     tokens = _tokens(root / "model")
     steps = tokens[: PREFILL + STEPS]
-    expected = _expected(root / "model", steps)[PREFILL - 1 :]
-    found = _forced(_file(exact), steps)
-    error = float(np.abs(found - expected).max())
+    found = Stock(exact).forced(steps, PREFILL)
+    single, double = (_expected(root / "model", steps, each) for each in ("float32", "float64"))
+    errors = {name: _largest(found - each) for name, each in (("32", single), ("64", double))}
+    own = {"transformers' own float32 against its float64": _largest(single - double)}
 
-    reference = _logits(_file(exact), tokens)
+    reference = Stock(exact).logits(tokens)
     distances = {
-        side: _divergence(reference, _logits(_file(root / side), tokens))
+        side: float(kl(reference, Stock(root / side).logits(tokens)).mean())
         for side in ("ours", "builder")
     }
-    theirs = _logits(_file(root / "builder"), tokens)
+    theirs = Stock(root / "builder").logits(tokens)
     _take_codes(root / "ours", root / "builder")
-    same = float(np.abs(_logits(_file(root / "ours"), tokens) - theirs).max())
+    same = float(np.abs(Stock(root / "ours").logits(tokens) - theirs).max())
 
     conditions: dict[str, object] = {"tokens": len(tokens), "steps": STEPS}
     return [
-        measure.claim(
-            "largest error of a logit ÷ 1e-4",
-            "transformers, float32",
-            1.0,
-            [error],
-            [EXACT],
-            conditions,
-            better="less",
+        *(
+            measure.claim(
+                "largest error of a logit ÷ 1e-4",
+                f"transformers, float{bits}",
+                1.0,
+                [error],
+                [EXACT],
+                conditions | own,
+                better="less",
+            )
+            for bits, error in errors.items()
         ),
         measure.claim(
             "largest difference of a logit for equal codes and angles ÷ 1e-3",
@@ -175,12 +270,60 @@ def _computed(root: Path) -> list[measure.Claim]:
     ]
 
 
-def _file(folder: Path) -> Path:
-    return next(folder.glob("*.onnx"))
+def _learned(root: Path, genai: str, *, quick: bool) -> list[measure.Claim]:
+    """Return the claims about codes that were learned in the format."""
+    if quick:
+        model = artifacts.external(root / "model")
+        return _of_learned(onnx_learned.quick(model, root / "learned"), genai, root / "theirs")
+    claims = []
+    for subject in (onnx_learned.HELP_DESK, onnx_learned.SMOLLM2):
+        files = onnx_learned.learn(subject)
+        claims += _of_learned(files, genai, root / f"theirs-{subject.recipe}")
+        if subject is onnx_learned.SMOLLM2:
+            claims.append(_on_general_text(files, root / f"theirs-{subject.recipe}"))
+    return claims
 
 
-def _bytes(folder: Path) -> int:
-    return sum(each.stat().st_size for each in folder.glob("*.onnx*"))
+def _of_learned(files: onnx_learned.Files, genai: str, out: Path) -> list[measure.Claim]:
+    """Return the claim about held-out answers; write the builder's file into `out`."""
+    run_child(_builder(genai, files.checkpoint, out))
+    exact = Stock(files.exact)
+    sides = {
+        side: onnx_learned.divergences(exact, Stock(folder), files.examples)
+        for side, folder in (("ours", files.learned), ("builder", out))
+    }
+    tokens = sides["ours"][1]
+    conditions = onnx_learned.said(
+        files, tokens, {side: sum(each) / tokens for side, (each, _) in sides.items()}
+    )
+    return [
+        measure.paired(
+            f"KL on held-out answers, codes learned: {files.subject.name}",
+            f"{BUILDER}, rounding to nearest",
+            0.5,
+            sides["ours"][0],
+            sides["builder"][0],
+            conditions | {"bytes": {"ours": size_bytes(files.learned), "builder": size_bytes(out)}},
+        )
+    ]
+
+
+def _on_general_text(files: onnx_learned.Files, builder: Path) -> measure.Claim:
+    tokens = _tokens(files.checkpoint)
+    reference = Stock(files.exact).logits(tokens)
+    ours, theirs = (
+        float(kl(reference, Stock(folder).logits(tokens)).mean())
+        for folder in (files.learned, builder)
+    )
+    return measure.claim(
+        f"KL on general text, of which nothing was learned: {files.subject.name}",
+        f"{BUILDER}, rounding to nearest",
+        0.5,
+        [ours],
+        [theirs],
+        {"tokens": len(tokens), "kl": {"ours": round(ours, 4), "builder": round(theirs, 4)}},
+        better="less",
+    )
 
 
 def _tokens(model: Path) -> list[int]:
@@ -194,74 +337,20 @@ def _tokens(model: Path) -> list[int]:
     return ids[:TOKENS]
 
 
-def _session(file: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def _empty(session: Any, file: Path) -> dict[str, np.ndarray]:
-    """Return empty keys and values; the folder's genai_config.json has their sizes."""
-    said = json.loads(file.with_name("genai_config.json").read_text(encoding="utf-8"))
-    decoder = said["model"]["decoder"]
-    shape = (1, decoder["num_key_value_heads"], 0, decoder["head_size"])
-    return {
-        each.name: np.zeros(shape, np.float32)
-        for each in session.get_inputs()
-        if each.name.startswith("past_key_values.")
-    }
-
-
-def _logits(file: Path, tokens: Sequence[int]) -> np.ndarray:
-    session = _session(file)
-    feeds = {
-        "input_ids": np.array([tokens], np.int64),
-        "attention_mask": np.ones((1, len(tokens)), np.int64),
-    }
-    logits: np.ndarray = session.run(["logits"], feeds | _empty(session, file))[0][0]
-    return logits
-
-
-def _forced(file: Path, tokens: Sequence[int]) -> np.ndarray:
-    """Return the logits after the first piece and after each token behind it, one at a time."""
-    session = _session(file)
-    names = [output.name for output in session.get_outputs()]
-    past = _empty(session, file)
-    rows = []
-    for first, end in [(0, PREFILL), *((at, at + 1) for at in range(PREFILL, len(tokens)))]:
-        feeds = {
-            "input_ids": np.array([tokens[first:end]], np.int64),
-            "attention_mask": np.ones((1, end), np.int64),
-        }
-        found = dict(zip(names, session.run(names, feeds | past), strict=True))
-        past = {name: found[name.replace("past_key_values", "present")] for name in past}
-        rows.append(found["logits"][0, -1])
-    return np.stack(rows)
-
-
-def _expected(model: Path, tokens: Sequence[int]) -> np.ndarray:
+def _expected(model: Path, tokens: Sequence[int], dtype: str) -> np.ndarray:
+    """Return transformers' logits from the last token of the first piece on, as float64."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     network.eval()
     with torch.no_grad():
-        logits: np.ndarray = network(torch.tensor([list(tokens)])).logits[0].numpy()
-    return logits
+        logits: np.ndarray = network(torch.tensor([list(tokens)])).logits[0].double().numpy()
+    return logits[PREFILL - 1 :]
 
 
-def _divergence(reference: np.ndarray, other: np.ndarray) -> float:
-    """Return the mean KL divergence from the reference, in nats per token."""
-    ours, theirs = (_log_chances(each.astype(np.float64)) for each in (reference, other))
-    return float((np.exp(ours) * (ours - theirs)).sum(-1).mean())
-
-
-def _log_chances(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    chances: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return chances
+def _largest(differences: np.ndarray) -> float:
+    return float(np.abs(differences).max())
 
 
 def _take_codes(ours: Path, builder: Path) -> None:
@@ -270,12 +359,12 @@ def _take_codes(ours: Path, builder: Path) -> None:
     Its angles differ from ours in the last bit; where activations are rounded to 8 bits, that
     moves logits by more than the limit.
     """
-    theirs = _places(_file(builder))
+    theirs = _places(file_of(builder))
     with (
-        Path(f"{_file(ours)}.data").open("r+b") as stream,
-        Path(f"{_file(builder)}.data").open("rb") as source,
+        Path(f"{file_of(ours)}.data").open("r+b") as stream,
+        Path(f"{file_of(builder)}.data").open("rb") as source,
     ):
-        for (place, size), (their_place, _) in zip(_places(_file(ours)), theirs, strict=True):
+        for (place, size), (their_place, _) in zip(_places(file_of(ours)), theirs, strict=True):
             source.seek(their_place)
             stream.seek(place)
             stream.write(source.read(size))

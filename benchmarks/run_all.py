@@ -16,7 +16,15 @@ import measure
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-SHARED = {"checkpoints.py", "measure.py", "models.py", "smollm2.py", Path(__file__).name}
+SHARED = {
+    "checkpoints.py",
+    "measure.py",
+    "models.py",
+    "onnx_learned.py",
+    "onnx_stock.py",
+    "smollm2.py",
+    Path(__file__).name,
+}
 HEAD = """# Benchmarks
 
 Each row is one claim against a named peer, measured by `make bench` in one run of its benchmark,

@@ -11,6 +11,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -343,6 +345,8 @@ def keep(
     key = work.key()
     if record := recorded_as(out, key, shape):
         return record, False
+    if _looking.get():
+        raise UnmadeError(work.stage)
     _prepare(out, key)
     began, began_cpu = time.monotonic(), cpu_s()
     figures = build(out)
@@ -364,6 +368,24 @@ def keep(
     write_whole(out / RECORD, record.model_dump_json(indent=1) + "\n")
     (out / STARTED).unlink(missing_ok=True)
     return record, True
+
+
+class UnmadeError(Exception):
+    """What a stage makes is not recorded with these inputs, and nothing may be made now."""
+
+
+_looking: ContextVar[bool] = ContextVar("looking", default=False)
+# Of the context and no argument: the same stages run as in a walk, and only `keep` knows of it.
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Make nothing in this context: `keep` raises UnmadeError where it would build."""
+    before = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(before)
 
 
 def cpu_s() -> float:

@@ -60,7 +60,8 @@ def read(
     Raise ArtifactError for another file or a wrong field, TrustError for a false signature. Without
     `verify` the signature is only read for its key: for files that come with this program.
     """
-    plain, text = _parts(form, path)
+    plain, said = _parts(form, path)
+    text = _as_written(said)
     try:
         signature = read_signature(text.encode("ascii", "replace"))
     except ManifestError as error:
@@ -103,6 +104,14 @@ def _parts(form: Form, path: Path) -> tuple[dict[str, Any], str]:
     if len(signature) > MAX_SIGNATURE_BYTES:
         raise TrustError(f"{path.name}: its signature is too large", hint=form.hint)
     return record, signature
+
+
+def _as_written(signature: str) -> str:
+    """Return a signature's text with the line ends that ssh-keygen writes.
+
+    Mail programs change them, and drop the last one. The record is signed, not this text.
+    """
+    return signature.replace("\r\n", "\n").strip() + "\n"
 
 
 def _checked(form: Form, path: Path, plain: dict[str, Any], shape: type[Record]) -> Record:

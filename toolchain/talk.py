@@ -191,7 +191,7 @@ class EndpointAnswers:
             "ttft_s": round(answer.ttft_s, 4),
             "decode_tok_s": round(answer.decode_tok_s, 2),
             "finish_reason": answer.finish_reason,
-            "prompt_tokens": answer.usage.prompt_tokens or 0,
+            "prompt_tokens": answer.usage.prompt_tokens,
             "model": self._endpoint.model(),
         }
 

@@ -24,7 +24,7 @@ class RowCells(ABC):
         self._cancelled: "Callable[[], bool] | None" = None
         self.rows: "list[NDArray[np.float32]]" = []
         """Logits of the last evaluation: of every token if `every_row` was set, else of the last
-        one."""
+        one. They hold until the next evaluation."""
 
     @abstractmethod
     def _views(self) -> "Iterator[NDArray[np.float32]]":

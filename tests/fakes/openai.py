@@ -20,6 +20,8 @@ class Server:
     port: int = 0
     scheme: str = "http"
     models: list[str] = field(default_factory=lambda: ["tiny"])
+    fault: tuple[int, str] | None = None
+    """Status and text of the answer to whoever asks for its models; None: it lists them."""
     reply: Reply = lambda handler, body: stream(handler, ["Hel", "lo"])
     requests: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
     """Path, headers in lower case and body of each request."""
@@ -45,6 +47,10 @@ class Handler(BaseHTTPRequestHandler):
         self._note({})
         if self.path != "/v1/models":
             answer(self, 404, {"detail": "Not Found"})
+            return
+        if self.server_of.fault:
+            status, text = self.server_of.fault
+            answer(self, status, text, "text/plain")
             return
         rows = [{"id": name, "object": "model"} for name in self.server_of.models]
         answer(self, 200, {"object": "list", "data": rows})

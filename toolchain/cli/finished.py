@@ -76,7 +76,7 @@ def finished(asked: Asked, terms: Terms | None, report: Reporter) -> None:
     )
     wanted = prepare(asked.name, options, settings)
     if asked.dry_run:
-        show.plan(wanted, plan(wanted, settings), to=asked.to, as_json=asked.as_json)
+        show.plan(wanted, plan(wanted, options, settings), to=asked.to, as_json=asked.as_json)
         return
     steps = list(finish(wanted, options, settings))
     delivery = deliver(wanted, steps, asked.to, report, terms) if asked.to and terms else None

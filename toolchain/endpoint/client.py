@@ -116,7 +116,12 @@ class Endpoint:
         return [each.id for each in named.data]
 
     def _only_model(self) -> str:
-        names = self._while_loading(self.models)
+        try:
+            names = self._while_loading(self.models)
+        except BoardError as error:
+            # `transformers serve` answers 500 on a computer that has no cache of a hub.
+            error.hint = error.hint or "--model NAME goes without the list of its models"
+            raise
         if len(names) == 1:
             return names[0]
         if not names:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from toolchain import artifacts, extras
 from toolchain.artifacts import Bundle, Checkpoint, Dataset, ModelFile, Verdict
-from toolchain.errors import ConfigError, FitError, ToolError
+from toolchain.errors import ConfigError, FitError, ToolchainError, ToolError
 from toolchain.finished.look import Seen, look
 from toolchain.finished.measure import Against, measure
 from toolchain.finished.source import Source, is_finished, resolve
@@ -31,6 +31,7 @@ from toolchain.line.stages.package import packaged
 from toolchain.models import hub
 from toolchain.opening import Opening
 from toolchain.package import Guarded, Origin, Parts, package
+from toolchain.progress import SILENT
 from toolchain.recipe import DataSpec, EvaluateSpec, GuardSpec, PackageSpec, TurnSpec
 from toolchain.target import Fit, fit
 from toolchain.terms import known_or_none
@@ -117,8 +118,22 @@ def prepare(name: str, options: Options, settings: Settings) -> Wanted:
     )
 
 
-def plan(wanted: Wanted, settings: Settings) -> list[Step]:
+def plan(wanted: Wanted, options: Options, settings: Settings) -> list[Step]:
     """Return the stages of a walk without doing them; the file has been looked at already."""
+    steps = _steps(wanted, settings)
+    looked = replace(settings, report=SILENT, offline=True)
+    made = 0
+    if artifacts.recorded(steps[0].folder):
+        try:
+            with artifacts.looking():
+                for _ in finish(wanted, options, looked):
+                    made += 1
+        except (artifacts.UnmadeError, ToolchainError):
+            pass
+    return [replace(step, recorded=place < made) for place, step in enumerate(steps)]
+
+
+def _steps(wanted: Wanted, settings: Settings) -> list[Step]:
     return [
         Step(stage=stage, folder=settings.out / wanted.id / stage, what=what)
         for stage, what in _stages(wanted, settings)
@@ -130,7 +145,7 @@ def finish(wanted: Wanted, options: Options, settings: Settings) -> Iterator[Ste
     report = settings.report
     out = settings.out / wanted.id
     runtime = wanted.seen.row.runtime(report)
-    steps = iter(plan(wanted, settings))
+    steps = iter(_steps(wanted, settings))
 
     step = _noted(next(steps), settings)
     model = take(wanted.source, wanted.seen, runtime, out / "take", report)

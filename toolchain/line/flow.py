@@ -62,11 +62,8 @@ class Step:
     """What came out; None in a plan."""
     result: str = ""
     """What the stage measured, in one line; empty in a plan."""
-
-    @property
-    def recorded(self) -> bool:
-        """Whether the stage was finished before, with these or other parameters."""
-        return artifacts.recorded(self.folder) is not None
+    recorded: bool = False
+    """Of a plan: whether the stage was finished before with these inputs and parameters."""
 
 
 @dataclass(slots=True, kw_only=True)

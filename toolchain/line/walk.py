@@ -6,18 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from toolchain import recipe as recipes
-from toolchain.artifacts import account
+from toolchain.artifacts import Artifact, Dataset, UnmadeError, account, looking, recorded
 from toolchain.checks import Ahead, Findings, check, terms
 from toolchain.errors import ConfigError, FitError, GateError, ToolchainError, all_of
 from toolchain.line import order
 from toolchain.line.flow import Flow, Settings, Step
 from toolchain.line.formats import FORMATS, Format, of_scheme
 from toolchain.line.sources import ledger_of, sources_of
-from toolchain.line.stages import STAGES
+from toolchain.line.stages import STAGES, Kind, Stage
 from toolchain.line.stages.evaluate import earlier
 from toolchain.lock import locked
 from toolchain.processes import is_main
-from toolchain.progress import Reporter
+from toolchain.progress import SILENT, Reporter
 from toolchain.recipe import QuantizeSpec, Recipe
 
 __all__ = ["Settings", "Step", "begin", "known", "open_recipe", "plan", "walk", "work_folder"]
@@ -33,14 +33,56 @@ def open_recipe(path: Path) -> Recipe:
 
 def plan(recipe: Recipe, settings: Settings, *, until: str = "") -> list[Step]:
     """Return what a walk would do, without doing or fetching anything."""
-    return [
-        Step(
-            stage=stage,
-            folder=settings.out / f"{stage}{_folder_suffix(form)}",
-            what=STAGES[stage].plan(recipe, settings.target, form),
-        )
-        for stage, form in _steps(recipe, settings, until)
-    ]
+    looked = replace(settings, report=SILENT, offline=True)
+    flow = Flow(recipe=recipe, settings=looked)
+    stale: dict[str, set[Kind]] = {}
+    steps = []
+    for stage, form in _steps(recipe, settings, until):
+        row = STAGES[stage]
+        folder = settings.out / f"{stage}{_folder_suffix(form)}"
+        found = goes_on = False
+        changed = stale.get("", set()) | stale.get(form, set())
+        if recorded(folder) and not _stands_on(row, recipe, changed):
+            found, goes_on = _look(flow, stage, form)
+        if not goes_on:
+            stale.setdefault(form, set()).add(row.gives)
+        what = row.plan(recipe, settings.target, form)
+        steps.append(Step(stage=stage, folder=folder, what=what, recorded=found))
+    return steps
+
+
+def _stands_on(row: Stage, recipe: Recipe, changed: set[Kind]) -> bool:
+    """Say whether a stage has to be done again because something before it is.
+
+    Weights, knowledge and a guard change all that follows them; data only what reads it.
+    """
+    reads = {*row.needs, *row.may_need(recipe)}
+    return bool(row.needs and changed - {Dataset}) or bool(reads & changed)
+
+
+def _look(flow: Flow, stage: str, form: str) -> tuple[bool, bool]:
+    """Return whether a walk would skip a stage, and whether it would go on behind it.
+
+    The stage itself says so: its key follows from what it reads.
+    """
+    try:
+        with looking():
+            _done(flow, stage, form, writes=False)
+    except GateError:
+        return True, False
+    except (UnmadeError, ToolchainError):
+        return False, False
+    return True, True
+
+
+def _done(flow: Flow, stage: str, form: str, *, writes: bool) -> Artifact:
+    """Return what a stage makes, accounted for; `writes` says whether on the disk too."""
+    flow.format = form
+    flow.folder_suffix = _folder_suffix(form)
+    artifact = STAGES[stage].run(flow)
+    artifact = account(artifact, ledger_of(flow, stage, artifact), writes=writes)
+    flow.records.append((form, artifact.record))
+    return artifact
 
 
 def known(
@@ -126,19 +168,14 @@ def walk(recipe: Recipe, settings: Settings, *, until: str = "") -> Iterator[Ste
             what = row.plan(recipe, settings.target, form)
             settings.report.note(f"{stage}: {what}")
 
-            flow.format = form
-            flow.folder_suffix = _folder_suffix(form)
             try:
-                artifact = row.run(flow)
+                artifact = _done(flow, stage, form, writes=is_main())
             except (GateError, FitError) as error:
                 left_out[form] = error
                 if not form or len(set(order.runnable(recipe, settings.target))) == 1:
                     raise
                 settings.report.note(f"{form} is left out: {error.message}")
                 continue
-            ledger = ledger_of(flow, stage, artifact)
-            artifact = account(artifact, ledger, writes=is_main())
-            flow.records.append((form, artifact.record))
             yield Step(
                 stage=stage,
                 folder=artifact.path,

@@ -75,22 +75,40 @@ class LlamaEngine(SequenceEngine):
             llama.llama_model_n_ctx_train(self._model), DEFAULT_CONTEXT
         )
         self._ctx = opening.context(self._model, path, replace(settings, context=self._context))
+        self._threads = Threads(self._ctx)
+        self._cpus = os.sched_getaffinity(0)
+        self.eyes = weights.eyes
+        """What sees pictures; None for a model that reads text alone."""
+        try:
+            self._begin(weights)
+        except BaseException:
+            self._end()
+            raise
+
+    def _begin(self, weights: _Weights) -> None:
+        """Make what the context is used through, and choose its threads."""
+        path, settings = weights.path, weights.settings
         if weights.adapter:
             opening.adapt(self._ctx, weights.adapter)
 
-        self._threads = Threads(self._ctx)
-        self.eyes = weights.eyes
-        """What sees pictures; None for a model that reads text alone."""
         cells = LlamaCells(self._ctx, self._threads, self.eyes)
         self._sequence = ReadSequence(cells, settings.slots)
         self._decoder = LlamaDecoder(
             self._model, self._ctx, self._sequence, speculative=settings.speculative
         )
         self._description = opening.describe(self._model, self._ctx, path, settings)
-        self._flash, self._cpus = settings.flash, os.sched_getaffinity(0)
+        self._flash = settings.flash
         self.use_threads(self._description.threads, self._description.threads_batch, settings.cpus)
         if not settings.threads and settings.slots == 1 and others_run():
             self._choose_threads()
+
+    def _end(self) -> None:
+        """Give back the context and the cores; not the model, whose owner frees it."""
+        os.sched_setaffinity(0, self._cpus)
+        if sequence := getattr(self, "_sequence", None):
+            sequence.close()
+        llama.llama_free(self._ctx)
+        self._threads.close()
 
     @property
     def n_vocab(self) -> int:
@@ -213,10 +231,7 @@ class LlamaEngine(SequenceEngine):
     def close(self) -> None:
         """Give the memory and the cores back."""
         if self._model:
-            os.sched_setaffinity(0, self._cpus)
-            self._sequence.close()
-            llama.llama_free(self._ctx)
-            self._threads.close()
+            self._end()
             if self._owner:
                 if self.eyes:
                     self.eyes.close()

@@ -123,13 +123,12 @@ def adapter(loaded: Any, path: Path) -> Any:
 def adapt(opened: Any, made: Any) -> None:
     """Add an adapter to everything that a context evaluates.
 
-    If that fails, free the context and raise DeviceError `bad_model`.
+    Raise DeviceError `bad_model` if it does not fit.
     """
     scale = (ctypes.c_float * 1)(1.0)
     if llama.llama_set_adapters_lora(
         opened, (llama.llama_adapter_lora_p_ctypes * 1)(made), 1, scale
     ):
-        llama.llama_free(opened)
         raise DeviceError("bad_model", f"the adapter does not fit the model{because()}")
 
 

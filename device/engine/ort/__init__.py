@@ -13,6 +13,7 @@ from device.engine.base import Description, Settings
 from device.engine.machine import default_threads
 from device.engine.noted import NotedEngine, count_of, kind_of
 from device.engine.ort.cells import PIECE, OrtCells, Sizes
+from device.engine.pages import collapse
 from device.engine.sequence import ReadSequence
 from device.engine.states import BATCH
 from device.errors import DeviceError
@@ -76,6 +77,7 @@ class OrtEngine(NotedEngine):
     def _open(self, threads: int) -> None:
         session = _session(self._path, threads)
         self._cells = OrtCells(session, self._sizes, self._context)
+        collapse()
         self._sequence = ReadSequence(self._cells)
 
 

@@ -52,6 +52,8 @@ class OrtCells(RowCells):
         self._first = np.array([-1], np.int64)
         """Logits are computed for the last token of a piece alone."""
         self._row = np.zeros((1, 1, sizes.n_vocab), np.float32)
+        self._bound = 0
+        """Number of tokens that the session reads next."""
 
         for number, cache in enumerate(self._caches):
             layer, part = number // 2, ("key", "value")[number % 2]
@@ -73,7 +75,8 @@ class OrtCells(RowCells):
                 return False
             self._run(tokens[first:end], start + first)
             if end > single:
-                self.rows.append(self._row[0, 0].copy())
+                # The only row is read before the next evaluation; to copy it costs page faults.
+                self.rows.append(self._row[0, 0].copy() if every_row else self._row[0, 0])
             first = end
 
         return True
@@ -90,7 +93,9 @@ class OrtCells(RowCells):
         """Read tokens at a position; the logits after the last one are in `_row` then."""
         count = len(tokens)
         self._tokens[0, :count] = tokens
-        self._bind("input_ids", self._tokens, (1, count))
+        if count != self._bound:
+            self._bind("input_ids", self._tokens, (1, count))
+            self._bound = count
         self._bind("attention_mask", self._mask, (1, start + count))
         try:
             self._session.run_with_iobinding(self._binding)

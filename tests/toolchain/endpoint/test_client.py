@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from tests.fakes.engine import FakeEngine
-from tests.fakes.openai import Handler, answer, begin, event, openai, piece, stream
+from tests.fakes.openai import Handler, Reply, answer, begin, event, openai, piece, stream
 from tests.fakes.ports import free_port
 from tests.fakes.service import service, wait_until_loaded
 from toolchain.endpoint.address import parse
@@ -178,6 +178,60 @@ def test_what_a_model_thinks_is_not_its_answer() -> None:
         answers = EndpointAnswers(Endpoint(server.url))
         with pytest.raises(BoardError, match="came to no answer"):
             answers(HELLO, Asking(max_tokens=1), lambda _: None)
+
+
+def llama_cpp_python(handler: Handler, body: dict[str, Any]) -> None:
+    """Answer as llama-cpp-python 0.3.36's server: no usage in a stream, every field is taken."""
+    if not body["stream"]:
+        choices = [{"message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}]
+        usage = {"prompt_tokens": 31, "completion_tokens": 1, "total_tokens": 32}
+        answer(handler, 200, {"choices": choices, "usage": usage})
+        return
+    begin(handler)
+    roles = {"delta": {"role": "assistant"}, "logprobs": None, "finish_reason": None}
+    for choice in (
+        roles,
+        {"delta": {"content": "ok"}, "logprobs": None, "finish_reason": None},
+        {"delta": {}, "logprobs": None, "finish_reason": "stop"},
+    ):
+        event(handler, {"object": "chat.completion.chunk", "choices": [{"index": 0, **choice}]})
+    event(handler, "[DONE]")
+
+
+def transformers_serve(handler: Handler, body: dict[str, Any]) -> None:
+    """Answer as `transformers serve` 5.23: it refuses unknown fields and sends no `[DONE]`."""
+    if "ignore_eos" in body:
+        answer(handler, 422, {"detail": "Unexpected fields in the request: {'ignore_eos'}"})
+        return
+    begin(handler)
+    event(handler, {"choices": [{"delta": {"role": "assistant"}, "index": 0}]})
+    event(handler, {"choices": [{"delta": {"content": "ok"}, "index": 0}]})
+    usage = {"completion_tokens": 1, "prompt_tokens": 31, "total_tokens": 32}
+    end = [{"delta": {}, "index": 0, "finish_reason": "stop"}]
+    event(handler, {"choices": end, "usage": usage})
+
+
+@pytest.mark.parametrize(("reply", "counted"), [(llama_cpp_python, None), (transformers_serve, 31)])
+def test_stock_servers_are_asked_and_what_they_do_not_count_is_not_nought(
+    reply: Reply, counted: int | None
+) -> None:
+    with openai(reply) as server:
+        endpoint = Endpoint(server.url)
+        assert endpoint.complete(HELLO, {"ignore_eos": True}).text == "ok"
+        asked = len(server.bodies)
+        found = EndpointAnswers(endpoint)(HELLO, Asking(), lambda _: None)
+        assert len(server.bodies) == asked + 1
+    assert (found["text"], found["tokens"], found["prompt_tokens"]) == ("ok", 1, counted)
+
+
+def test_a_server_that_cannot_list_its_models_is_asked_for_one_by_name() -> None:
+    """`transformers serve` answers so where no model was fetched from a hub before."""
+    with openai(transformers_serve) as server:
+        server.fault = (500, "Internal Server Error")
+        with pytest.raises(BoardError, match="it answers 500: Internal Server Error") as error:
+            ask(server.url)
+        assert error.value.hint == "--model NAME goes without the list of its models"
+        assert ask(server.url, "tiny") == "ok"
 
 
 @pytest.mark.parametrize("status", [400, 422])

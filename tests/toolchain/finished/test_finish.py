@@ -122,6 +122,17 @@ def test_the_second_walk_finds_its_records(file: Path, tmp_path: Path) -> None:
     assert [step.artifact.fresh for step in first if step.artifact] == [True] * 3
     assert [step.artifact.fresh for step in second if step.artifact] == [False] * 3
 
+    def recorded(options: Options) -> list[bool]:
+        where = settings(tmp_path)
+        planned = plan(prepare(str(file), options, where), options, where)
+        return [step.recorded for step in planned]
+
+    assert recorded(Options()) == [True] * 3
+    planned = recorded(Options(context=64))
+    third = walked(file, tmp_path, context=64)
+    assert planned == [not step.artifact.fresh for step in third if step.artifact]
+    assert not planned[-1]
+
 
 @pytest.mark.slow
 def test_who_writes_to_the_file_again_does_not_change_what_was_packaged(
@@ -310,7 +321,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_done(
 
 def test_a_plan_says_what_it_takes_and_gives(file: Path, tmp_path: Path) -> None:
     where = settings(tmp_path, target_id="rpi-5-2gb")
-    steps = plan(prepare(str(file), Options(), where), where)
+    steps = plan(prepare(str(file), Options(), where), Options(), where)
     assert [step.recorded for step in steps] == [False] * 3
     assert "as it came" in steps[0].what
     assert re.search(r"512 tokens of context, \d+ of \d+ MB, about .* tokens/s", steps[2].what)

@@ -12,11 +12,11 @@ from tests.fakes.board import FakeConnection
 from tests.fakes.facts import QUESTIONS
 from tests.fakes.models import CHATML, tiny_llama
 from tests.fakes.ports import free_port
-from toolchain import recipe, runtime, target
+from toolchain import extras, recipe, runtime, target
 from toolchain.artifacts import Artifact, Bundle, ModelFile, digest
 from toolchain.board.device import Device
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.line.walk import Settings, walk
+from toolchain.line.walk import Settings, plan, walk
 from toolchain.models.lora import read_lora
 from toolchain.progress import Silent
 from toolchain.push import push
@@ -284,3 +284,52 @@ def test_a_recipe_that_has_nothing_to_put_beside_is_refused(
     with pytest.raises(ConfigError) as caught:
         recipe.load(tmp_path / "r.toml")
     assert message in caught.value.message
+
+
+CHANGES = {
+    "nothing": ("", ""),
+    "what is packaged": ("context = 256", "context = 192"),
+    "the gate": ("questions = 3", "questions = 2"),
+    "the scheme": ('scheme = "F16"', 'scheme = "Q8_0"'),
+    "the split": ('files = ["facts.jsonl"]', 'files = ["facts.jsonl"]\nheld_out_share = 0.4'),
+}
+
+
+@pytest.mark.slow
+def test_a_plan_says_recorded_of_exactly_what_a_walk_skips(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = RECIPE.replace('adapter = "{adapter}"\n', "").replace('\nadapter = "{kind}"', "")
+    file = desk / "planned.toml"
+    settings = Settings(
+        out=tmp_path / "out", target=target.find("x86-64"), report=Silent(), offline=True
+    )
+
+    def both() -> tuple[dict[str, bool], dict[str, bool]]:
+        """Return which stages a plan calls recorded, and which ones the walk then skips."""
+        wanted = recipe.load(file)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        planned = {step.stage: step.recorded for step in plan(wanted, settings)}
+        assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        walked = {
+            step.stage: not step.artifact.fresh for step in walk(wanted, settings) if step.artifact
+        }
+        return planned, walked
+
+    file.write_text(text)
+    assert both()[0] == dict.fromkeys(("ingest", "quantize", "evaluate", "package"), False)
+    skipped = {}
+    for name, (old, new) in CHANGES.items():
+        text = text.replace(old, new) if old else text
+        file.write_text(text)
+        planned, skipped[name] = both()
+        assert planned == skipped[name], name
+    assert skipped["nothing"] == dict.fromkeys(skipped["nothing"], True)
+    assert skipped["what is packaged"]["evaluate"]
+    assert not skipped["what is packaged"]["package"]
+    assert not skipped["the split"]["ingest"]
+    assert skipped["the split"]["quantize"]
+
+    # Another version of a tool may make other bytes.
+    monkeypatch.setattr(extras, "version_of", lambda name, stage: f"{name} of tomorrow")
+    assert not any(step.recorded for step in plan(recipe.load(file), settings))

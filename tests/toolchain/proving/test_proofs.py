@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,33 @@ def test_a_file_may_be_laid_out_anew(file: Path) -> None:
     before = read(file)
     file.write_text(json.dumps(json.loads(file.read_text()), sort_keys=True))
     assert read(file) == before
+
+
+@pytest.mark.parametrize(
+    "mailed",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: "\r\n" + text.replace("\n", "\r\n") + "\r\n",
+    ],
+    ids=["other line ends", "no last line end", "lines around it"],
+)
+def test_a_signature_that_went_through_a_mail_program_holds(
+    file: Path, mailed: Callable[[str], str]
+) -> None:
+    before = read(file)
+    content = json.loads(file.read_text())
+    content["signature"] = mailed(content["signature"])
+    file.write_text(json.dumps(content, indent=1).replace("\n", "\r\n"), newline="")
+    assert read(file) == before
+
+
+def test_a_signature_with_something_in_it_is_no_proof(file: Path) -> None:
+    content = json.loads(file.read_text())
+    content["signature"] = content["signature"].replace("\n", " x\n", 1)
+    file.write_text(json.dumps(content))
+    with pytest.raises(TrustError):
+        read(file)
 
 
 def change(file: Path, *where: str | int, value: Any) -> None:

@@ -17,7 +17,7 @@ from llama_cpp import llama_cpp
 
 from device.engine import load
 from device.engine.base import Engine, FieldError, Sampling, Settings, Token
-from device.engine.llama import LlamaEngine
+from device.engine.llama import LlamaEngine, objects
 from device.errors import DeviceError
 from tests.fakes.tiny_gguf import END, tiny_gguf
 
@@ -464,6 +464,31 @@ def test_an_adapter_that_does_not_fit_is_refused_with_its_name(
         load(random_file, replace(SETTINGS, adapter=tmp_path / "skill.gguf"))
     assert caught.value.code == "bad_model"
     assert caught.value.message.startswith("the adapter `skill.gguf` does not fit the model: ")
+
+
+@pytest.mark.parametrize("step", ["describe", "batch"])
+def test_a_context_is_freed_if_a_later_step_fails(
+    random_file: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    first = load(random_file, SETTINGS)
+    freed: list[object] = []
+    free = llama_cpp.llama_free
+
+    def fail(*_: object) -> None:
+        raise MemoryError(step)
+
+    def counted(context: object) -> None:
+        freed.append(context)
+        free(context)
+
+    monkeypatch.setattr(llama_cpp, "llama_free", counted)
+    monkeypatch.setattr(objects, step, fail)
+    with pytest.raises(MemoryError, match=step):
+        first.new_context()
+    assert len(freed) == 1
+    monkeypatch.undo()
+    assert ids(list(first.generate(QUESTION, GREEDY)))
+    first.close()
 
 
 def test_an_adapter_with_a_broken_header_never_reaches_the_engine(
