@@ -4,11 +4,11 @@ import hmac
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from toolchain.artifacts import digest, files_in, value_digest
+from toolchain.artifacts import Spent, digest, files_in, value_digest
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.extras import PACKAGE, version_of
 from toolchain.ingest.calling import read_tools_file
@@ -88,6 +88,7 @@ def _state(spec: DataSpec, folder: Path) -> tuple[object, ...]:
 # A walk looks at the data for its checks, and the stage looks at the same data again.
 @lru_cache(maxsize=1)
 def _looked(asked: _Look) -> Parts:
+    began = Spent.now()
     spec, folder = DataSpec.model_validate_json(asked.spec), asked.folder
     read = Read()
     try:
@@ -127,7 +128,7 @@ def _looked(asked: _Look) -> Parts:
         run(jobs, ways.ingest, progress(ways, "read", len(jobs)))
         parts = _parts(spec, room, (read, later), opening, ways)
     bind(room, parts.train.store)
-    return parts
+    return replace(parts, spent=Spent.now() - began)
 
 
 def _parts(
