@@ -208,13 +208,13 @@ def test_what_is_dropped_is_counted_with_its_reason_and_line(tmp_path: Path) -> 
     write_lines(tmp_path / "mixed.jsonl", rows)
     figures = ingested(tmp_path, "mixed.jsonl", held_out_share=0).record.figures
     assert figures["dropped_lines"] == [
-        "mixed.jsonl:2: duplicate question",
+        "mixed.jsonl:2: duplicate question with another answer",
         "mixed.jsonl:3: empty question or answer",
         "mixed.jsonl:4: does not end with an answer to a user",
     ]
     assert figures["dropped"] == {
         "does not end with an answer to a user": 1,
-        "duplicate question": 1,
+        "duplicate question with another answer": 1,
         "empty question or answer": 1,
     }
     assert figures["unknown_keys"] == {"topic": 2}

@@ -13,7 +13,7 @@ from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.extras import PACKAGE, version_of
 from toolchain.ingest.calling import read_tools_file
 from toolchain.ingest.entries import Place, Tools
-from toolchain.ingest.files import expanded
+from toolchain.ingest.files import expanded, others_in
 from toolchain.ingest.merge import find_contamination, join_near_duplicates, merge, split
 from toolchain.ingest.parts import Parts
 from toolchain.ingest.read import Read
@@ -259,6 +259,7 @@ def _files(spec: DataSpec, folder: Path, read: Read) -> tuple[tuple[str, ...], T
     except ToolchainError as error:
         read.fail(error)
         return (), ()
+    read.unread = others_in(spec.files, folder)
     return names, tools
 
 
