@@ -1,138 +1,295 @@
-"""What a round forgets of the rounds before, with and without replay of their answers.
+"""What a round forgets of the round before, by how much of its answers is replayed.
 
-Answers of the starter arrive in three rounds. Each is trained from the same tiny base, which has
-read other answers of the starter alone, and each gate asks again what the round before held out. A
-row a round after the first: the share that is replayed, exact match before and now.
+python benchmarks/forgetting.py --work FOLDER [--minutes 12]
 
-    python benchmarks/forgetting.py FOLDER
+A tiny base has read other answers of the starter. A first round learns 48 answers; a second one is
+trained from the same base on 16 more, and on all, a fifth or none of the 48. The control learns the
+48 again with another seed: what it loses, chance loses, and no round is to blame.
+
+Every file is asked the same things, so all differences are paired: the phrasings of the 48 that
+were learned, those that were held out, the loss of the held-out answers, and the loss of the
+answers that only the base has read. One difference a seed is one observation.
+
+The work folder keeps what each file said; a second run goes on.
 """
 
 import json
-import os
+import random
 import shutil
-import subprocess
+import statistics
 import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import measure
+
+from toolchain import runtime
+from toolchain.artifacts import Checkpoint, Dataset
+from toolchain.evaluate.leak import by_runtime
+from toolchain.ingest import ingest
+from toolchain.pretrain import pretrain
+from toolchain.progress import Silent
+from toolchain.quantize.gguf import ModelLabel, quantize
+from toolchain.recipe import DataSpec, QuantizeSpec, ScratchSpec, TuneSpec
+from toolchain.runtime.scoring import Scorer, scorer
+from toolchain.training.answers import exact_match
+from toolchain.tune import tune
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "recipes" / "starter" / "help-desk.jsonl"
 FIRST, LATER = 48, 16
-"""Answers of the first round, and of each that follows."""
-SHARES = (1.0, 0.2, 0.0)
-BASE = """
-title = "a tiny base"
-targets = ["x86-64"]
-stages = ["ingest", "pretrain"]
-[model]
-name = "base"
-[model.scratch]
-vocab_size = 1024
-intermediate_size = 512
-layers = 2
-steps = 150
-batch_size = 12
-context = 512
-[data]
-files = ["other.jsonl"]
-"""
-DESK = """
-title = "a help desk"
-targets = ["x86-64"]
-stages = ["ingest", "tune", "quantize", "evaluate"]
-[model]
-base = "build/base/pretrain"
-[data]
-files = [{files}]
-hold_out = "phrasing"
-[tune]
-r = 32
-epochs = 24
-batch_size = 12
-learning_rate = 4e-3
-target_modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-[quantize]
-scheme = "Q8_0"
-[evaluate]
-goldens = 4
-[evaluate.gate]
-max_kl = 9
-min_agreement = 0
-max_general_kl = 9
-min_general_agreement = 0
-max_eos_drop = 1
-"""
-ROUND = """
-[round]
-answers = ["round-{number}.jsonl"]
-learn = true
-before = "build/{before}"
-replay = {share}
-max_forgotten = 100
-"""
+"""Answers of the first round and of the second."""
+EARLIER, NEWEST, OTHER = "round-1.jsonl", "round-2.jsonl", "other.jsonl"
+SEEDS = 8
+GOAL = 2.0
+"""Most points of exact match that may be forgotten."""
+ANSWER_TOKENS = 96
+OTHER_ANSWERS = 60
+LEARNED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+T_ONE_SIDED_95 = {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132, 6: 2.015, 7: 1.943, 8: 1.895}
+"""Student's t by the number of seeds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """How one model file of a seed is trained."""
+
+    name: str
+    files: tuple[str, ...]
+    replay: float = 1.0
+    other_seed: bool = False
+
+
+BEFORE = Arm(name="before", files=(EARLIER,))
+ARMS = (
+    BEFORE,
+    Arm(name="the 48 again, another seed", files=(EARLIER,), other_seed=True),
+    Arm(name="16 more, all replayed", files=(EARLIER, NEWEST)),
+    Arm(name="16 more, 0.2 replayed", files=(EARLIER, NEWEST), replay=0.2),
+    Arm(name="16 more, nothing replayed", files=(EARLIER, NEWEST), replay=0.0),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What one model file knows of the first round's answers."""
+
+    learned: float
+    """Share of the first round's learned phrasings that are answered exactly."""
+    held_out: float
+    """The same of its held-out phrasings."""
+    held_out_nats: float
+    """Mean loss of the held-out phrasings' answers, in nats a token."""
+    other_nats: float
+    """Mean loss of answers that only the base has read, in nats a token."""
 
 
 def split_starter(folder: Path) -> None:
     """Write a data file a round, and one that the base reads."""
     rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if isinstance(row["question"], list) and len(row["question"]) > 2]
-    ends = (0, FIRST, FIRST + LATER, FIRST + 2 * LATER, len(rows))
     # Each round has answers of all topics, as a board's questions do.
     rows = [row for start in range(7) for row in rows[start::7]]
-    names = ("round-1.jsonl", "round-2.jsonl", "round-3.jsonl", "other.jsonl")
-    for name, (start, end) in zip(names, pairwise(ends), strict=True):
+    ends = (0, FIRST, FIRST + LATER, len(rows))
+    for name, (start, end) in zip((EARLIER, NEWEST, OTHER), pairwise(ends), strict=True):
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows[start:end])
         (folder / name).write_text("".join(lines), encoding="utf-8")
 
 
-def demitasse(folder: Path, *words: str) -> dict[str, Any]:
-    """Run the command line in a folder and return what it said."""
-    argv = [sys.executable, "-m", "toolchain", *words, "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(argv, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True)
-    return dict(json.loads(done.stdout))
+def base_of(folder: Path) -> Checkpoint:
+    """Return the base, which has read the other answers alone; made once."""
+    spec = DataSpec(files=(OTHER,), hold_out="phrasing")
+    data = ingest(spec, folder, folder / "base" / "ingest", Silent(), seed=0)
+    scratch = ScratchSpec(
+        vocab_size=1024, intermediate_size=512, layers=2, steps=150, batch_size=12, context=512
+    )
+    return pretrain(data, scratch, folder / "base" / "pretrain", Silent(), seed=0)
 
 
-def trained(folder: Path, number: int, share: float = 1.0, before: str = "") -> str:
-    """Train one round and return the name of its work folder."""
-    name = f"desk-{number}-{100 * share:.0f}"
-    files = ", ".join(f'"round-{each}.jsonl"' for each in range(1, max(2, number)))
-    text = DESK.format(files=files)
-    if before:
-        text += ROUND.format(number=number, before=before, share=share)
-    (folder / f"{name}.toml").write_text(text)
-    demitasse(folder, "evaluate", f"{name}.toml")
-    return name
+def trained(folder: Path, base: Checkpoint, arm: Arm, seed: int) -> tuple[Dataset, Path]:
+    """Return what an arm learns, and its model file; what is held out is the same in all arms."""
+    work = folder / "trying"
+    shutil.rmtree(work, ignore_errors=True)
+    newest = (NEWEST,) if NEWEST in arm.files else ()
+    spec = DataSpec(files=arm.files, newest=newest, replay=arm.replay, hold_out="phrasing")
+    data = ingest(spec, folder, work / "ingest", Silent(), seed=seed)
+    lessons = TuneSpec(
+        r=32,
+        epochs=24,
+        batch_size=12,
+        learning_rate=4e-3,
+        dropout=0.05,
+        questions=0,
+        target_modules=LEARNED,
+    )
+    training_seed = seed + 1000 * arm.other_seed
+    tuned = tune(base, data, lessons, work / "tune", Silent(), seed=training_seed)
+    label = ModelLabel(name="tiny")
+    model = quantize(tuned, QuantizeSpec(scheme="Q8_0"), label, work / "quantize", Silent())
+    return data, model.file
 
 
-def lost(folder: Path, name: str) -> dict[str, Any]:
-    """Return what a round's gate recorded of the questions of the round before."""
-    record = json.loads((folder / "build" / name / "evaluate" / "record.json").read_text())
-    return dict(record["figures"]["forgotten"])
+def known(file: Path, chats: Mapping[str, Sequence[Mapping[str, Any]]]) -> Known:
+    """Ask a model file, by the device runtime."""
+    with scorer(runtime.for_this_computer(), file, context=512) as child:
+        right = {
+            part: statistics.mean(_is_right(child, chat) for chat in chats[part])
+            for part in ("learned", "held_out")
+        }
+        nats = {
+            part: statistics.mean(_nats(child, chat) for chat in chats[part])
+            for part in ("held_out", "other")
+        }
+    return Known(**right, held_out_nats=nats["held_out"], other_nats=nats["other"])
+
+
+def _is_right(child: Scorer, chat: Mapping[str, Any]) -> bool:
+    *asked, expected = chat["messages"]
+    return bool(exact_match(child.answer(asked, ANSWER_TOKENS).text, expected["content"]))
+
+
+def _nats(child: Scorer, chat: Mapping[str, Any]) -> float:
+    *asked, expected = chat["messages"]
+    start = len(child.render(asked))
+    ids = child.tokenize(child.rendered(asked) + expected["content"])
+    return -by_runtime(child, ids, start) / (len(ids) - start)
+
+
+def other_chats(folder: Path) -> list[dict[str, Any]]:
+    """Return conversations that the base has read and no round learns."""
+    rows = [json.loads(line) for line in (folder / OTHER).read_text(encoding="utf-8").splitlines()]
+    drawn = random.Random(0).sample(rows, OTHER_ANSWERS)
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": row["question"][0]},
+                {"role": "assistant", "content": row["answer"]},
+            ]
+        }
+        for row in drawn
+    ]
+
+
+def go_on(folder: Path, seeds: int, minutes: float) -> None:
+    """Train and ask the model files that are missing, a seed after another, until time is up."""
+    end = time.monotonic() + 60 * minutes
+    base, others = base_of(folder), other_chats(folder)
+    for seed in range(seeds):
+        chats: dict[str, Sequence[Mapping[str, Any]]] = {"other": others}
+        for arm in ARMS:
+            result = folder / "results" / f"{seed}-{ARMS.index(arm)}.json"
+            if result.exists() and (chats.keys() > {"other"} or _all_done(folder, seed)):
+                continue
+            if time.monotonic() > end:
+                return
+            began = time.process_time()
+            data, file = trained(folder, base, arm, seed)
+            if arm is BEFORE:
+                chats |= {"learned": data.train(), "held_out": data.held_out()}
+            found = known(file, chats)
+            result.parent.mkdir(exist_ok=True)
+            part = result.with_suffix(".part")
+            part.write_text(json.dumps(asdict(found)))
+            part.replace(result)
+            cpu = time.process_time() - began
+            print(f"  {seed}, {arm.name}: {_said(found)}, {cpu:.0f} CPU s", file=sys.stderr)
+    shutil.rmtree(folder / "trying", ignore_errors=True)
+
+
+def _all_done(folder: Path, seed: int) -> bool:
+    names = (f"{seed}-{number}.json" for number in range(len(ARMS)))
+    return all((folder / "results" / name).exists() for name in names)
+
+
+def results(folder: Path, seeds: int) -> list[list[Known]]:
+    """Return what the files of each finished seed know, in the order of the arms."""
+    return [
+        [
+            Known(**json.loads((folder / "results" / f"{seed}-{number}.json").read_text()))
+            for number in range(len(ARMS))
+        ]
+        for seed in range(seeds)
+        if _all_done(folder, seed)
+    ]
+
+
+def rows(found: Sequence[Sequence[Known]]) -> Iterator[str]:
+    """Yield the table: means over seeds, differences with their standard error over seeds."""
+    yield "| trained on | learned, points | held out, points | their loss, nats | of other text |"
+    yield "|---|--:|--:|--:|--:|"
+    first = [seed[0] for seed in found]
+    levels = (
+        f"{statistics.mean(each.learned for each in first):.1%}",
+        f"{statistics.mean(each.held_out for each in first):.1%}",
+        f"{statistics.mean(each.held_out_nats for each in first):.3f}",
+        f"{statistics.mean(each.other_nats for each in first):.3f}",
+    )
+    yield f"| the 48: as it stands | {' | '.join(levels)} |"
+    for number, arm in enumerate(ARMS[1:], 1):
+        now = [seed[number] for seed in found]
+        pairs = list(zip(first, now, strict=True))
+        cells = (
+            _mean([100 * (a.learned - b.learned) for a, b in pairs], 1),
+            _mean([100 * (a.held_out - b.held_out) for a, b in pairs], 1),
+            _mean([b.held_out_nats - a.held_out_nats for a, b in pairs], 3),
+            _mean([b.other_nats - a.other_nats for a, b in pairs], 3),
+        )
+        yield f"| {arm.name}: forgotten | {' | '.join(cells)} |"
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.{digits}f} ± {error:.{digits}f}"
+
+
+def forgotten_claim(
+    found: Sequence[Sequence[Known]], what: str, values: Sequence[float]
+) -> measure.Claim:
+    """Return whether the upper end of what is forgotten when all is replayed is within the goal."""
+    mean, error = statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
+    reach = T_ONE_SIDED_95[len(values)] * error
+    return measure.Claim(
+        claim=f"{what}: points forgotten when all is replayed",
+        peer="the model file of the round before",
+        goal=GOAL,
+        measured=round(mean, 2),
+        ci=(round(mean - reach, 2), round(mean + reach, 2)),
+        holds=mean + reach <= GOAL,
+        conditions={"seeds": len(found), "interval": "90 %, over seeds", **measure.machine()},
+    )
+
+
+def _said(found: Known) -> str:
+    return (
+        f"learned {found.learned:.1%}, held out {found.held_out:.1%}, "
+        f"{found.held_out_nats:.3f} nats, other {found.other_nats:.3f}"
+    )
 
 
 def main() -> None:
-    """Print a row a round and a share that is replayed."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder / "build", ignore_errors=True)
-    split_starter(folder)
-    (folder / "base.toml").write_text(BASE)
-    demitasse(folder, "run", "base.toml")
-    first = trained(folder, 1)
+    """Print the table, and whether the goal is reached."""
+    options = measure.options(__doc__ or "", resumable=True)
+    seeds = 2 if options.quick else SEEDS
+    with measure.work_folder(options.work) as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        split_starter(folder)
+        go_on(folder, seeds, options.minutes)
+        found = results(folder, seeds)
+    if len(found) < 2:
+        sys.exit("fewer than two seeds are done: run it again with the same --work")
 
-    print("| replayed | round | asked again | before | now | forgotten, points |")
-    print("|---|---|---|---|---|---|")
-    for share in SHARES:
-        before = first
-        for number in (2, 3):
-            now = trained(folder, number, share, before)
-            seen = lost(folder, now)
-            points, error = 100 * (seen["before"] - seen["now"]), 100 * seen["error"]
-            cells = f"{seen['questions']} | {seen['before']:.1%} | {seen['now']:.1%}"
-            print(f"| {share:g} | {number} | {cells} | {points:.1f} ± {error:.1f} |", flush=True)
-            before = now
+    print("\n".join(rows(found)), file=sys.stderr)
+    replayed = [(seed[0], seed[2]) for seed in found]
+    parts = {
+        "learned phrasings": [100 * (a.learned - b.learned) for a, b in replayed],
+        "held-out phrasings": [100 * (a.held_out - b.held_out) for a, b in replayed],
+    }
+    claims = [forgotten_claim(found, what, values) for what, values in parts.items()]
+    measure.show(claims, parts, "points", as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ A benchmark measures one claim against a named peer in one run. `measured` is ou
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,10 +60,13 @@ def genai_python(options: argparse.Namespace) -> str:
     return python
 
 
-def options(description: str, *, names: bool = False, **flags: str) -> argparse.Namespace:
+def options(
+    description: str, *, names: bool = False, resumable: bool = False, **flags: str
+) -> argparse.Namespace:
     """Read the arguments of every benchmark, and a benchmark's own flags (name → help text).
 
-    With `names` it also reads names of benchmarks.
+    With `names` it also reads names of benchmarks; with `resumable` a work folder that keeps
+    results, and the minutes of a turn.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -74,10 +80,27 @@ def options(description: str, *, names: bool = False, **flags: str) -> argparse.
     parser.add_argument(
         "--quick", action="store_true", help="small and few: shows that it runs, proves nothing"
     )
+    if resumable:
+        parser.add_argument(
+            "--work", type=Path, metavar="FOLDER", help="keeps results; a second run goes on"
+        )
+        parser.add_argument(
+            "--minutes", type=float, default=math.inf, help="begin nothing after so long"
+        )
     for flag, meaning in flags.items():
         parser.add_argument(f"--{flag}", action="store_true", help=meaning)
 
     return parser.parse_args()
+
+
+@contextmanager
+def work_folder(named: Path | None) -> Iterator[Path]:
+    """Yield the folder that was named and stays, or a temporary one."""
+    if named:
+        yield named
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made) / "work"
 
 
 def lives_within(command: Sequence[str], limit_bytes: int) -> bool | None:

@@ -65,6 +65,7 @@ class Record(Frozen):
     """sha256 of the outputs (relative paths and bytes)."""
     size_bytes: int
     seconds: float
+    """Seconds by the clock, with those in which a walk looked at the data before `ingest` began."""
     cpu_s: float | None = None
     """Processor seconds of the stage and of the processes that it waited for, without those of an
     interrupted run; None for a record of an earlier version."""
@@ -333,14 +334,40 @@ class Report:
     """What the board is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Time that a piece of work took."""
+
+    seconds: float = 0.0
+    """By the clock."""
+    cpu_s: float = 0.0
+    """Of this process and of those that it waited for."""
+
+    @classmethod
+    def now(cls) -> "Spent":
+        """Return a reading, to be subtracted from a later one."""
+        return cls(time.monotonic(), cpu_s())
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(self.seconds + other.seconds, self.cpu_s + other.cpu_s)
+
+    def __sub__(self, other: "Spent") -> "Spent":
+        return Spent(self.seconds - other.seconds, self.cpu_s - other.cpu_s)
+
+
 def keep(
-    out: Path, work: Work, build: Callable[[Path], Kept | None], shape: type[Kept]
+    out: Path,
+    work: Work,
+    build: Callable[[Path], Kept | None],
+    shape: type[Kept],
+    earlier: Callable[[], Spent] = Spent,
 ) -> tuple[Record, bool]:
     """Return the record of `out`, and whether it is fresh: made now, not found with the same key.
 
     `build` writes its files under `out` and returns its figures. If it is interrupted nothing is
     recorded; started again with the same key it finds what it left under `out`/resume. A record
-    whose figures are not of `shape` is made again.
+    whose figures are not of `shape` is made again. `earlier` is asked after `build` for the time
+    that this process spent on the outputs before.
     """
     key = work.key()
     if record := recorded_as(out, key, shape):
@@ -348,10 +375,12 @@ def keep(
     if _looking.get():
         raise UnmadeError(work.stage)
     _prepare(out, key)
-    began, began_cpu = time.monotonic(), cpu_s()
+    began = Spent.now()
     figures = build(out)
     assert figures is not None
     shutil.rmtree(out / RESUME, ignore_errors=True)
+    outputs = digest(out)
+    spent = Spent.now() - began + earlier()
     record = Record(
         stage=work.stage,
         key=key,
@@ -359,10 +388,10 @@ def keep(
         parameters=work.parameters.model_dump(mode="json"),
         seed=work.seed,
         tools=work.versions(),
-        digest=digest(out),
+        digest=outputs,
         size_bytes=size_bytes(out),
-        seconds=round(time.monotonic() - began, 2),
-        cpu_s=round(cpu_s() - began_cpu, 2),
+        seconds=round(spent.seconds, 2),
+        cpu_s=round(spent.cpu_s, 2),
         figures=figures.as_json(),
     )
     write_whole(out / RECORD, record.model_dump_json(indent=1) + "\n")

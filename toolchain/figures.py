@@ -407,8 +407,9 @@ class LeakFigures(StageFigures):
 
 
 ONE_SIDED_95 = 1.645
-_ROUNDING = 1e-6
 """Standard errors below a mean that a normal value falls under once in twenty times."""
+_ROUNDING = 1e-6
+"""Largest difference of points that count as equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

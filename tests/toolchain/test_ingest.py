@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.datasets import QUESTIONS, Recorder, tiny_dataset, write_lines
-from toolchain.artifacts import Dataset
+from toolchain.artifacts import Dataset, Spent
 from toolchain.errors import ArtifactError, ToolchainError
-from toolchain.ingest import ingest
+from toolchain.ingest import Ways, ingest, look
 from toolchain.progress import Silent
 from toolchain.recipe import DataSpec
 
@@ -208,13 +208,13 @@ def test_what_is_dropped_is_counted_with_its_reason_and_line(tmp_path: Path) -> 
     write_lines(tmp_path / "mixed.jsonl", rows)
     figures = ingested(tmp_path, "mixed.jsonl", held_out_share=0).record.figures
     assert figures["dropped_lines"] == [
-        "mixed.jsonl:2: duplicate question",
+        "mixed.jsonl:2: duplicate question with another answer",
         "mixed.jsonl:3: empty question or answer",
         "mixed.jsonl:4: does not end with an answer to a user",
     ]
     assert figures["dropped"] == {
         "does not end with an answer to a user": 1,
-        "duplicate question": 1,
+        "duplicate question with another answer": 1,
         "empty question or answer": 1,
     }
     assert figures["unknown_keys"] == {"topic": 2}
@@ -348,3 +348,27 @@ def test_a_held_out_file_that_is_not_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ToolchainError) as refused:
         ingested(tmp_path, "mine.jsonl", held_out=("theirs.jsonl",))
     assert "data: held_out: `theirs.jsonl` is not among `files`" in refused.value.message
+
+
+def test_the_seconds_of_the_stage_hold_those_of_a_look_that_came_before(tmp_path: Path) -> None:
+    rows = [{"question": f"what does code {i} mean?", "answer": f"part {i}"} for i in range(3000)]
+    write_lines(tmp_path / "many.jsonl", rows)
+    spec = DataSpec(files=("many.jsonl",))
+    ways = Ways(work=tmp_path, report=Silent())
+    parts = look(spec, tmp_path, seed=0, ways=ways)
+    dataset = ingest(spec, tmp_path, tmp_path / "ingest", Silent(), seed=0, ways=ways)
+    assert parts.spent.cpu_s > 0.05
+    assert dataset.record.seconds > parts.spent.seconds
+    assert dataset.record.cpu_s is not None
+    assert dataset.record.cpu_s > parts.spent.cpu_s
+
+
+def test_what_the_stage_reads_itself_is_counted_once(tmp_path: Path) -> None:
+    rows = [{"question": f"where is part {i}?", "answer": f"shelf {i}"} for i in range(3000)]
+    write_lines(tmp_path / "many.jsonl", rows)
+    before = Spent.now()
+    dataset = ingested(tmp_path, "many.jsonl")
+    elapsed = Spent.now() - before
+    assert dataset.record.seconds <= elapsed.seconds + 0.01
+    assert dataset.record.cpu_s is not None
+    assert dataset.record.cpu_s <= elapsed.cpu_s + 0.01

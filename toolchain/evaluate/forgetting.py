@@ -18,7 +18,7 @@ from toolchain.training.answers import exact_match
 from toolchain.training.probe import forgotten
 
 ANSWERS = "answers.jsonl"
-"""Largest difference of points that count as equal."""
+"""What the gate of the round before was answered, in its verdict's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

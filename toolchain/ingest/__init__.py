@@ -8,7 +8,7 @@ held-out phrasing reaches anything that is trained on. What is wrong is told at 
 from collections.abc import Mapping
 from pathlib import Path
 
-from toolchain.artifacts import Dataset, Work, digest, keep, write_jsonl
+from toolchain.artifacts import Dataset, Spent, Work, digest, keep, write_jsonl
 from toolchain.errors import ArtifactError, all_of
 from toolchain.figures import DatasetFigures
 from toolchain.ingest.entries import ROLES, Document, Entry, Messages, Place, Row
@@ -85,10 +85,15 @@ def ingest(
         report.note(f"{folder / KEY_FILE}: the key of the surrogates: keep it, and keep it secret")
     ways = ways or Ways(work=out.parent, report=report)
     work = Work(stage="ingest", inputs=inputs, parameters=_recorded(spec, folder), seed=seed)
+    earlier = Spent()
 
     def build(out: Path) -> DatasetFigures:
         """Write the dataset; raise all errors of the files at once."""
+        nonlocal earlier
+        began = Spent.now()
         parts = look(spec, folder, seed=seed, ways=ways)
+        # A walk may have looked at the data for its checks: then nothing is read here.
+        earlier = parts.spent - (Spent.now() - began)
         if parts.read.errors:
             raise all_of(parts.read.errors)
         if found := parts.read.found.replaced:
@@ -98,7 +103,7 @@ def ingest(
         _refuse_changed(states, states_of(sources_of(spec, folder), folder))
         return figures
 
-    record, fresh = keep(out, work, build, DatasetFigures)
+    record, fresh = keep(out, work, build, DatasetFigures, lambda: earlier)
     return Dataset(path=out, record=record, fresh=fresh)
 
 

@@ -4,16 +4,16 @@ import hmac
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from toolchain.artifacts import digest, files_in, value_digest
+from toolchain.artifacts import Spent, digest, files_in, value_digest
 from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.extras import PACKAGE, version_of
 from toolchain.ingest.calling import read_tools_file
 from toolchain.ingest.entries import Place, Tools
-from toolchain.ingest.files import expanded
+from toolchain.ingest.files import expanded, others_in
 from toolchain.ingest.merge import find_contamination, join_near_duplicates, merge, split
 from toolchain.ingest.parts import Parts
 from toolchain.ingest.read import Read
@@ -88,6 +88,7 @@ def _state(spec: DataSpec, folder: Path) -> tuple[object, ...]:
 # A walk looks at the data for its checks, and the stage looks at the same data again.
 @lru_cache(maxsize=1)
 def _looked(asked: _Look) -> Parts:
+    began = Spent.now()
     spec, folder = DataSpec.model_validate_json(asked.spec), asked.folder
     read = Read()
     try:
@@ -127,7 +128,7 @@ def _looked(asked: _Look) -> Parts:
         run(jobs, ways.ingest, progress(ways, "read", len(jobs)))
         parts = _parts(spec, room, (read, later), opening, ways)
     bind(room, parts.train.store)
-    return parts
+    return replace(parts, spent=Spent.now() - began)
 
 
 def _parts(
@@ -258,6 +259,7 @@ def _files(spec: DataSpec, folder: Path, read: Read) -> tuple[tuple[str, ...], T
     except ToolchainError as error:
         read.fail(error)
         return (), ()
+    read.unread = others_in(spec.files, folder)
     return names, tools
 
 

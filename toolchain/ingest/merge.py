@@ -7,6 +7,7 @@ it. Only numbers are held in memory, of a hundred million questions about a giga
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from toolchain.files import whole_file
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 NEAR = "near-duplicate"
 CONTAMINATION = "contamination"
+DUPLICATE, DISAGREES = "duplicate question", "duplicate question with another answer"
+"""Reasons why a question is dropped that stood there before."""
 _PART = 1 << 21
 """Keys that are sorted at once."""
 _BLOCK = 1 << 16
@@ -113,6 +116,33 @@ def _duplicates(
     return again
 
 
+def _disagreeing(store: Store, again: "npt.NDArray[np.bool_]") -> "npt.NDArray[np.bool_]":
+    """Return for each duplicate phrasing whether the one that stays has another answer."""
+    import numpy as np
+
+    bounds = list(enumerate(pairwise(store.phrasings)))
+    columns = [numbers(shard.folder / "keys", "Q") for shard in store.shards]
+    asked = [columns[number][again[first:last]] for number, (first, last) in bounds]
+    if not any(map(len, asked)):
+        return np.zeros_like(again)
+    wanted = np.unique(np.concatenate(asked))
+    keys, answers, places = [], [], []
+    for number, (first, _) in bounds:
+        at = np.flatnonzero(np.isin(columns[number], wanted))
+        entries = store.ends(number).searchsorted(at, side="right")
+        keys.append(columns[number][at])
+        answers.append(numbers(store.shards[number].folder / "answers", "Q")[entries])
+        places.append(at + first)
+    together, given, where = map(np.concatenate, (keys, answers, places))
+    order = np.argsort(together, kind="stable")
+    together, given, where = together[order], given[order], where[order]
+    begins = np.flatnonzero(np.concatenate([[True], together[1:] != together[:-1]]))
+    first_of = np.repeat(begins, np.diff([*begins, len(together)]))
+    found = np.zeros_like(again)
+    found[where[given != given[first_of]]] = True
+    return found & again
+
+
 def _tell_duplicates(
     store: Store,
     read: Read,
@@ -120,11 +150,12 @@ def _tell_duplicates(
     documents: "npt.NDArray[np.bool_]",
 ) -> None:
     """Count duplicates, and name the first rows that were dropped."""
+    disagree = _disagreeing(store, phrasings)
     others: dict[int, list[tuple[Place, str]]] = {}
     count = 0
     for number in range(len(store.shards)):
         own = [
-            (store.entry(store.phrasing(at)[0]).place, "duplicate question")
+            (store.entry(store.phrasing(at)[0]).place, DISAGREES if disagree[at] else DUPLICATE)
             for at in _first(phrasings, store.phrasings, number)
         ]
         own += [
@@ -135,10 +166,22 @@ def _tell_duplicates(
         count += len(own) + len(store.shards[number].read.dropped)
         if count >= SHOWN:
             break
-    for reason, again in (("duplicate question", phrasings), ("duplicate text", documents)):
+    read.disagreeing = _first_place(store, disagree)
+    each = (
+        (DUPLICATE, phrasings & ~disagree),
+        (DISAGREES, disagree),
+        ("duplicate text", documents),
+    )
+    for reason, again in each:
         if total := int(again.sum()):
             read.dropped.reasons[reason] += total
     read.dropped.first = first_dropped(store.shards, others)
+
+
+def _first_place(store: Store, some: "npt.NDArray[np.bool_]") -> str:
+    """Return where the first of some phrasings stands; empty where there is none."""
+    found = some.nonzero()[0]
+    return store.entry(store.phrasing(int(found[0]))[0]).where if len(found) else ""
 
 
 def _first(again: "npt.NDArray[np.bool_]", counts: Sequence[int], shard: int) -> list[int]:

@@ -1,9 +1,10 @@
 """Contents of a recipe's files and their split, as the checks and the stage itself take them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import overload
 
+from toolchain.artifacts import Spent
 from toolchain.ingest.conversation import conversation, pages
 from toolchain.ingest.entries import Row
 from toolchain.ingest.read import Read
@@ -23,6 +24,8 @@ class Parts:
     opening: Opening
     room: Room
     ways: Ways
+    spent: Spent = field(default_factory=Spent)
+    """Time that this process took to read them, whoever looked first."""
 
     def conversations(self, entries: Entries) -> "Conversations":
         """Return each phrasing of some entries: where it was read, and its conversation."""

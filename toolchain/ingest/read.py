@@ -36,6 +36,10 @@ class Read:
     files: dict[str, FileRead] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
     unknown_keys: Counter[str] = field(default_factory=Counter)
+    disagreeing: str = ""
+    """Where the first question stands that was asked before, and answered otherwise."""
+    unread: tuple[str, ...] = ()
+    """Files in the recipe's folders of data that are of no kind that is read."""
 
     def fail(self, error: ToolchainError) -> None:
         """Keep an error, or count it."""

@@ -118,7 +118,8 @@ class TextRules:
         ]
 
     def _cleaned(self, given: _Text) -> str:
-        text, dirt = dirt_in(given.text, html=self._spec.clean.html, mend=self._mends)
+        asked = "\n".join(each["content"] for each in given.asked if each["role"] == "user")
+        text, dirt = dirt_in(given.text, html=self._spec.clean.html, mend=self._mends, asked=asked)
         for each in dirt:
             is_lost = each.kind == LOST and given.part in PARTS.values()
             self._has_lost |= is_lost

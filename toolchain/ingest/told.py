@@ -17,17 +17,29 @@ from toolchain.tool_use import said
 _USUAL = {f"JSON lines, {OURS}", "JSON lines, messages", "Markdown", "text"}
 """Forms that need no word: they are what the manual describes."""
 _SHOWN_CHARACTERS = 70
+_SHOWN_FILES = 8
 
 
 def told(parts: Parts, spec: DataSpec) -> Iterator[str]:
     """Yield what a run says of the data, beside the counts; nothing of clean data of our form."""
     for name, file in parts.read.files.items():
-        if file.form not in _USUAL:
+        if not file.rows:
+            yield f"{name}: holds no row"
+        elif file.form not in _USUAL:
             yield f"{name}: read as {file.form}"
         yield from _told_form(name, file)
+    yield from _told_unread(parts.read)
     yield from _told_dirt(parts.read, spec)
     yield from _told_dropped(parts.read)
     yield from _told_personal(parts.read, spec)
+
+
+def _told_unread(read: Read) -> Iterator[str]:
+    """Yield which files in folders are of a kind that is not read."""
+    if count := len(read.unread):
+        named = ", ".join(read.unread[:_SHOWN_FILES])
+        more = f" and {count - _SHOWN_FILES} more" if count > _SHOWN_FILES else ""
+        yield f"not read, as they are of another kind: {named}{more}"
 
 
 def _told_dropped(read: Read) -> Iterator[str]:
@@ -37,6 +49,11 @@ def _told_dropped(read: Read) -> Iterator[str]:
     each = ", ".join(f"{count:,} {reason}" for reason, count in read.dropped.reasons.most_common())
     where, reason = read.dropped.first[0]
     yield f"dropped: {each}; the first at {where} ({reason})"
+    if read.disagreeing:
+        yield (
+            f"{read.disagreeing}: its question has another answer before: the first one is "
+            "learned, see that it is right"
+        )
 
 
 def _told_form(name: str, file: FileRead) -> Iterator[str]:
@@ -100,6 +117,7 @@ def preview(parts: Parts, spec: DataSpec) -> Iterator[str]:
         yield f"{name}: {file.form}, {file.rows:,} row{'s' * (file.rows != 1)}"
         yield from (f"  {line}" for each in file.first for line in _understood(each))
         yield from _told_form(name, file)
+    yield from _told_unread(parts.read)
     yield from _changed(parts, spec)
     yield from _told_dirt(parts.read, spec)
     yield from _told_dropped(parts.read)

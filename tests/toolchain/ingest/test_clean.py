@@ -225,6 +225,14 @@ def test_near_answers_are_told_and_never_joined(tmp_path: Path) -> None:
     assert (figures.entries, figures.dirt) == (2, {"near-duplicate": {"found": 1}})
 
 
+def test_near_answers_with_other_numbers_are_different_ones(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"what does E{n} mean", "answer": f"Code E{n}: the fan stands still."}
+        for n in (17, 18)
+    ]
+    assert made(tmp_path, rows, clean=MEND).figures.dirt == {}
+
+
 def test_phrasings_of_one_entry_may_be_near(tmp_path: Path) -> None:
     rows = [{"question": [row["question"] for row in NEAR], "answer": "Restart it."}]
     dataset = made(tmp_path, rows, clean=MEND, hold_out="phrasing")
@@ -286,6 +294,12 @@ def test_a_mended_data_set_is_not_contaminated(tmp_path: Path) -> None:
             "Comment puis-je redémarrer le routeur dans la salle ? Il ne répond pas.",
             "fr",
         ),
+        ("Quelle est la taille de l'écran de ce modèle en centimètres ?", "fr"),
+        ("Le numéro de la commande se trouve en bas de la facture d'achat.", "fr"),
+        ("¿De qué tamaño es la pantalla de este modelo en centímetros?", "es"),
+        ("Quanto è grande lo schermo di questo modello in centimetri?", "it"),
+        ("Qual é o tamanho da tela deste modelo em centímetros?", "pt"),
+        ("Hoe groot is het scherm van dit model in centimeters?", "nl"),
         ("Как мне перезапустить маршрутизатор в переговорной комнате?", "ru"),
         ("WiFi连不上怎么办", ""),
         ("sudo systemctl restart ssh.service && journalctl -u ssh -n 50 --no-pager", ""),

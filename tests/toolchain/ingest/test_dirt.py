@@ -11,7 +11,7 @@ from tests.fakes.datasets import Recorder
 from toolchain.errors import ArtifactError
 from toolchain.ingest import ingest, look
 from toolchain.ingest.forms.ours import HARVEST_HINT
-from toolchain.ingest.told import preview
+from toolchain.ingest.told import preview, told
 from toolchain.recipe import DataSpec, RedactSpec
 
 TABLE = "Frage\tAntwort\r\nWie lange habe ich Garantie?\tZwei Jahre ab Kauf; mit „Beleg“.\r\n"
@@ -114,3 +114,85 @@ def test_pages_of_a_folder_go_through_the_rules(tmp_path: Path) -> None:
     text = (made.path / "texts.jsonl").read_text()
     assert "13812345678" not in text
     assert "[phone-" in text
+
+
+UNREAD = [
+    ("a.jsonl", b"\x89PNG\r\n\x1a\n" + bytes(40), "a picture (PNG), whatever its name says", ""),
+    ("a.jsonl", b"%PDF-1.7\n%\xe2\xe3\n", "a PDF document, whatever its name says", ""),
+    ("a.csv", b"PK\x03\x04" + bytes(40), "a ZIP archive, as .xlsx and .docx are", ""),
+    ("a.txt", gzip.compress(b"a"), "packed with gzip, whatever its name says", ""),
+    ("a.jsonl.gz", b'{"question": "q"}', "not packed, though its name ends with .gz", "rename it"),
+    ("a.jsonl", b'{\n "question": "q",\n "answer": "a"\n}', "not valid JSON", "jq -c . OLD"),
+    ("a.jsonl", b'{"question": "q", "answer": "a"},\n', "not valid JSON", "without a comma"),
+    ("a.jsonl", b"{'question': 'q', 'answer': 'a'}\n", "not valid JSON", "double quotes"),
+    (
+        "a.csv",
+        b"How do I start?,Press it.\nHow do I stop?,Press it again.\n",
+        "missing key `question`",
+        "the first line of a table names its columns",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "problem", "hint"), UNREAD)
+def test_what_is_no_data_is_named_and_the_hint_says_what_to_do(
+    name: str, content: bytes, problem: str, hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError) as refused:
+        read(tmp_path, name, content)
+    assert problem in refused.value.message
+    assert hint in (refused.value.hint or "")
+
+
+def test_a_list_in_an_object_is_read_on_one_line_as_on_many(tmp_path: Path) -> None:
+    value = {"version": 1, "data": [{"question": "q", "answer": "a"}]}
+    for indent in (None, 1):
+        content = json.dumps(value, indent=indent).encode()
+        ((asked, _),) = read(tmp_path, "a.json", content)
+        assert asked["content"] == "q"
+    ((asked, _),) = read(tmp_path, "a.json", b'{"question": "one", "answer": "row"}\n')
+    assert asked["content"] == "one"
+
+
+def test_tags_in_an_answer_stay_where_the_question_is_about_html(tmp_path: Path) -> None:
+    rows = [
+        {"question": "How do I make text bold in HTML?", "answer": "Use <b>text</b>."},
+        {"question": "Where is it?", "answer": "In the <b>menu</b>."},
+    ]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    made = read(tmp_path, "a.jsonl", content, clean={"mode": "mend"})
+    assert [each[-1]["content"] for each in made] == ["Use <b>text</b>.", "In the menu."]
+
+
+def test_names_of_columns_are_for_rows_that_have_them(tmp_path: Path) -> None:
+    rows = [
+        {"frage": "a", "antwort": "1"},
+        {"Frage": "b", "Antwort": "2"},
+        {"question": "c", "answer": "3"},
+        {"messages": [{"role": "user", "content": "d"}, {"role": "assistant", "content": "4"}]},
+    ]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    names = {"question": "frage", "answer": "antwort"}
+    made = read(tmp_path, "a.jsonl", content, map=names)
+    assert [each[-1]["content"] for each in made] == ["1", "2", "3", "4"]
+    with pytest.raises(ArtifactError, match="missing key `antwort`, which `map` names"):
+        read(tmp_path, "b.jsonl", b'{"frage": "a", "question": "b", "answer": "c"}', map=names)
+
+
+def test_an_empty_file_among_others_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    (tmp_path / "b.jsonl").write_bytes(b"")
+    spec = DataSpec(files=("a.jsonl", "b.jsonl"), held_out_share=0)
+    assert list(told(look(spec, tmp_path, seed=0), spec)) == ["b.jsonl: holds no row"]
+
+
+def test_files_of_a_folder_that_are_not_read_are_told(tmp_path: Path) -> None:
+    (tmp_path / "manual").mkdir()
+    (tmp_path / "manual" / "a.md").write_text("# Heat\n\nIt is hot.")
+    (tmp_path / "manual" / "b.docx").write_bytes(b"PK")
+    (tmp_path / "manual" / ".hidden.docx").write_bytes(b"PK")
+    spec = DataSpec(files=("manual",))
+    parts = look(spec, tmp_path, seed=0)
+    line = "not read, as they are of another kind: manual/b.docx"
+    assert line in list(preview(parts, spec))
+    assert line in list(told(parts, spec))

@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import Rounds
 from tests.fakes import sharded
+from tests.fakes.datasets import write_lines
 from tests.fakes.sharded import SHARD_BYTES, read, write_data
 from toolchain import ingest as ingest_module
 from toolchain.artifacts import Dataset
@@ -26,6 +27,7 @@ from toolchain.ingest import Ways, look
 from toolchain.ingest.files import source
 from toolchain.ingest.shards.plan import shards_of
 from toolchain.ingest.shards.room import temporary_room
+from toolchain.ingest.told import told
 from toolchain.progress import Silent
 from toolchain.recipe import DataSpec, IngestSpec
 
@@ -86,8 +88,33 @@ def test_of_equal_questions_the_first_stays_in_whatever_shard_the_other_is(
     assert len(shards_of(("a.jsonl",), tmp_path, 500)) > 5
     answers = [entry.phrasings[0][-1]["content"] for entry in parts.read.entries]
     assert answers == [f"answer {at}" for at in range(40)]
-    assert parts.read.dropped.reasons["duplicate question"] == 80
-    assert parts.read.dropped.first[0] == ("a.jsonl:41", "duplicate question")
+    assert parts.read.dropped.reasons["duplicate question with another answer"] == 80
+    assert parts.read.dropped.first[0] == ("a.jsonl:41", "duplicate question with another answer")
+
+
+def test_a_question_with_two_answers_is_told_where_the_second_stands(tmp_path: Path) -> None:
+    rows = [
+        {"question": "first", "answer": "a"},
+        {"question": ["fine", "also fine"], "answer": "b"},
+        {"question": "First?", "answer": "A"},
+        {"question": ["new", "also fine"], "answer": "c"},
+        {"question": "also fine", "answer": "c"},
+        {"question": "fine", "answer": "b"},
+    ]
+    write_lines(tmp_path / "a.jsonl", rows)
+    spec = DataSpec.model_validate({"files": ("a.jsonl",), "clean": {"near_duplicates": 0}})
+    for shard_bytes in (30, 10_000):
+        room = by(tmp_path / f"out-{shard_bytes}", 1, shard_bytes)
+        parts = look(spec, tmp_path, seed=0, ways=room)
+        assert parts.read.dropped.reasons == {
+            "duplicate question": 2,
+            "duplicate question with another answer": 2,
+        }
+        assert parts.read.disagreeing == "a.jsonl:4"
+        assert (
+            "a.jsonl:4: its question has another answer before: the first one is learned, see that "
+            "it is right"
+        ) in list(told(parts, spec))
 
 
 @pytest.mark.slow

@@ -38,13 +38,13 @@ ROWS: tuple[Row, ...] = (
 """Kinds in the order in which they are mended: broken text must not be read as HTML."""
 
 
-def dirt_in(text: str, *, html: bool, mend: bool) -> tuple[str, list[Dirt]]:
-    """Return a text, mended if `mend`, and what is wrong with it."""
+def dirt_in(text: str, *, html: bool, mend: bool, asked: str = "") -> tuple[str, list[Dirt]]:
+    """Return a text, mended if `mend`, and what is wrong with it; `asked` is what it answers."""
     found = []
     for row in ROWS:
         if row.kind == "html" and not html:
             continue
-        if hit := row.find(text):
+        if hit := find_html(text, asked) if row.kind == "html" else row.find(text):
             rule, mended = hit
             found.append(Dirt(row.kind, rule, mended))
             text = mended if mend and mended is not None else text

@@ -69,11 +69,14 @@ _SPACES = re.compile("[ \t\r\n\f\u00a0]+")
 _MAX_DEPTH = 200
 
 
-def find_html(text: str) -> tuple[str, str | None] | None:
-    """Return the text that a browser would show; None for text without HTML."""
+def find_html(text: str, asked: str = "") -> tuple[str, str | None] | None:
+    """Return the text that a browser would show; None for text without HTML.
+
+    `asked` is what the text answers: tags in an answer to a question about HTML are what it says.
+    """
     if "</" not in text or not is_html(text):
         return None
-    if _ABOUT.search(_CLOSED.sub("", text)):
+    if _ABOUT.search(_CLOSED.sub("", text)) or _ABOUT.search(_CLOSED.sub("", asked)):
         return "tags in a text about HTML", None
     mended = _shown(text)
     # What was escaped would be read as tags by the next run: such text stays as it is.

@@ -97,6 +97,20 @@ _WORDS: Mapping[str, frozenset[str]] = {
     ),
     "fr": frozenset(
         [
+            "de",
+            "à",
+            "en",
+            "l",
+            "d",
+            "qu",
+            "quel",
+            "quelle",
+            "ou",
+            "où",
+            "cette",
+            "cet",
+            "nous",
+            "se",
             "le",
             "la",
             "les",
@@ -131,6 +145,8 @@ _WORDS: Mapping[str, frozenset[str]] = {
     ),
     "es": frozenset(
         [
+            "a",
+            "dónde",
             "el",
             "la",
             "los",
@@ -164,6 +180,17 @@ _WORDS: Mapping[str, frozenset[str]] = {
     ),
     "it": frozenset(
         [
+            "a",
+            "dell",
+            "dello",
+            "l",
+            "dal",
+            "dalla",
+            "i",
+            "al",
+            "dove",
+            "più",
+            "nella",
             "il",
             "lo",
             "la",
@@ -194,6 +221,12 @@ _WORDS: Mapping[str, frozenset[str]] = {
     ),
     "pt": frozenset(
         [
+            "ao",
+            "aos",
+            "nas",
+            "minha",
+            "qual",
+            "ou",
             "o",
             "a",
             "os",
@@ -225,6 +258,13 @@ _WORDS: Mapping[str, frozenset[str]] = {
     ),
     "nl": frozenset(
         [
+            "wij",
+            "u",
+            "heb",
+            "als",
+            "uit",
+            "bij",
+            "die",
             "de",
             "het",
             "een",

@@ -11,14 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from toolchain.errors import ArtifactError
-from toolchain.ingest.files.json_file import has_lines, json_rows, lines_or_array
+from toolchain.ingest.files.json_file import has_lines, has_wrapped_lines, json_rows, lines_or_array
 from toolchain.ingest.files.parquet import parquet_rows
 from toolchain.ingest.files.source import Cut, Raw, Source
 from toolchain.ingest.files.table import comma_rows, tab_rows
 from toolchain.ingest.files.text import document, paragraphs
 from toolchain.texts import HALF_CHARACTERS
 
-__all__ = ["FILES", "Raw", "Source", "expanded", "is_of_lines", "read_rows"]
+__all__ = ["FILES", "Raw", "Source", "expanded", "is_of_lines", "others_in", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ FILES: Mapping[str, FileKind] = MappingProxyType(
     {
         ".jsonl": _LINES,
         ".ndjson": _LINES,
-        ".json": FileKind(name="JSON", read=json_rows, has_lines=has_lines),
+        ".json": FileKind(name="JSON", read=json_rows, has_lines=has_wrapped_lines),
         ".csv": FileKind(name="CSV", read=comma_rows),
         ".tsv": FileKind(name="TSV", read=tab_rows),
         ".parquet": FileKind(name="Parquet", read=parquet_rows, may_be_packed=False),
@@ -100,10 +100,21 @@ def expanded(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _files_in(name: str, folder: Path) -> list[str]:
+def others_in(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """Return the files in the folders among some names that are of no kind that is read."""
+    folders = (name or "." for name in names if (folder / name).is_dir())
+    inside = (each for name in folders for each in _names_in(name, folder))
+    return tuple(each for each in inside if _ending(each)[0] not in FILES)
+
+
+def _names_in(name: str, folder: Path) -> list[str]:
     root = folder / name
     inside = sorted(path.relative_to(root) for path in _walk(name, root))
-    names = [f"{name.rstrip('/')}/{path.as_posix()}" for path in inside]
+    return [f"{name.rstrip('/')}/{path.as_posix()}" for path in inside]
+
+
+def _files_in(name: str, folder: Path) -> list[str]:
+    names = _names_in(name, folder)
     read = [each for each in names if _ending(each)[0] in FILES]
     if not read:
         raise ArtifactError(

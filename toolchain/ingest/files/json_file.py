@@ -37,10 +37,26 @@ def json_rows(source: Source) -> Iterator[Raw]:
     first, line = _first_line(source)
     if first == b"[":
         yield from _elements(source)
-    elif first == b"{" and not _is_whole(line):
+    elif first == b"{" and (not _is_whole(line) or _is_wrapped(source, line)):
         yield from _object(source)
     else:
         yield from _lines(source)
+
+
+def _is_wrapped(source: Source, line: bytes) -> bool:
+    """Say whether one line is all that a file has, and an object around a list of entries."""
+    value = json.loads(line)
+    if ENTRY_KEYS & _entry_keys(value) or not _lists_of_objects(value):
+        return False
+    with source.opened() as stream:
+        content = stream.read(2 * MAX_LINE_BYTES)
+    return content.removeprefix(codecs.BOM_UTF8).strip(_BLANK) == line
+
+
+def has_wrapped_lines(source: Source) -> bool:
+    """Say whether a `.json` file that is not packed holds a value a line."""
+    first, line = _first_line(source)
+    return has_lines(source) and not (first == b"{" and _is_wrapped(source, line))
 
 
 def has_lines(source: Source) -> bool:
@@ -78,11 +94,23 @@ def _value(source: Source, number: int, text: str) -> Raw:
     try:
         value = parse_json(text)
     except Unreadable as error:
-        hint = error.hint or "each line is one whole JSON object"
+        hint = error.hint or _hint(text)
         return place, ArtifactError(f"{place}: {error.problem}", hint=hint)
     if first_of(NUL, value):
         return place, ArtifactError(f"{place}: holds a NUL character (`\\u0000`)")
     return place, value
+
+
+def _hint(text: str) -> str:
+    """Return what to do about a line that is no JSON."""
+    plain = text.strip()
+    if plain in ("{", "["):
+        return "each line is one whole JSON object: jq -c . OLD > NEW.jsonl writes them so"
+    if plain.endswith("},"):
+        return "each line is one whole JSON object: without a comma behind it"
+    if plain.startswith("{'"):
+        return "JSON has double quotes: this is Python's own way of writing a dict"
+    return "each line is one whole JSON object"
 
 
 def _elements(source: Source) -> Iterator[Raw]:

@@ -23,6 +23,18 @@ Raw: TypeAlias = tuple[Place, Any | Document | ArtifactError]
 """A value with its place: a row of a table, a document, or what is wrong there."""
 
 
+_MARKS = {
+    b"\x89PNG": "a picture (PNG)",
+    b"\xff\xd8\xff": "a picture (JPEG)",
+    b"%PDF-": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive, as .xlsx and .docx are",
+    b"\x1f\x8b": "packed with gzip",
+    b"PAR1": "a Parquet file",
+    b"SQLite format 3": "a database (SQLite)",
+    b"GGUF": "a model file (GGUF)",
+}
+"""First bytes of files that are no text, and what they are."""
+
 MAX_RATIO, LEAST_LIMIT_BYTES = 200, 256 << 20
 """Bytes that one packed byte may give, from the limit on that any file may reach."""
 # Rows of one template pack to a fiftieth; a bomb of one byte again and again to a thousandth.
@@ -56,6 +68,10 @@ class Source:
             with self._stored() as stream:
                 yield _as_utf8(self.name, stream) if self.is_wide else stream
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            if str(error).startswith("Not a gzipped file"):
+                raise ArtifactError(
+                    f"{self.name}: not packed, though its name ends with .gz", hint="rename it"
+                ) from error
             raise ArtifactError(
                 f"{self.name}: cut off or damaged: {str(error).lower()}",
                 hint=f"`gzip -t {self.name}` checks it",
@@ -108,6 +124,9 @@ class Source:
         return Place(file=self.name, line=line, unit=unit)
 
     def _text(self, number: int, line: bytes) -> str:
+        kind = next((name for mark, name in _MARKS.items() if line.startswith(mark)), "")
+        if kind and number == 1:
+            raise ArtifactError(f"{self.name}: {kind}, whatever its name says")
         try:
             # Marks of other encodings stand at the start of a file only.
             if number > 1 and b"\0" not in line:

@@ -73,9 +73,27 @@ def read_row(place: Place, value: Any, names: Mapping[str, str]) -> tuple[Form, 
         hint = 'an entry is a JSON object, such as {"question": …, "answer": …}'
         raise ArtifactError(f"{place}: not a JSON object", hint=hint)
     if names:
+        names = {ours: _own_key(value, theirs) for ours, theirs in names.items()}
+    if names and not _is_another(value, names):
         return _MAPPED[_mapped_form(names)], _read_mapped(place, value, names)
     form = next((form for form in FORMS if form.is_it(value)), _UNKNOWN)
     return form, form.read(place, value)
+
+
+def _own_key(row: Mapping[str, Any], name: str) -> str:
+    """Return the key of a row that a name of `map` means; capital letters matter if both are there.
+
+    A table calls its column `Frage`, and a file of JSON lines beside it `frage`.
+    """
+    if name in row:
+        return name
+    same = [key for key in row if key.strip().casefold() == name.casefold()]
+    return same[0] if len(same) == 1 else name
+
+
+def _is_another(row: Mapping[str, Any], names: Mapping[str, str]) -> bool:
+    """Say whether a row has none of the keys that `map` names, and a form that is known."""
+    return not (set(names.values()) & row.keys()) and any(form.is_it(row) for form in FORMS)
 
 
 _MAPPED = {

@@ -100,4 +100,6 @@ def hint_for(row: Mapping[str, Any]) -> str:
     answer = "answer" if "answer" in texts else next(key for key in texts if key != question)
     if question == answer:
         question = next(key for key in texts if key != answer)
+    if any("?" in key or len(key.split()) > 3 for key in (question, answer)):
+        return f"{USUAL}; the first line of a table names its columns"
     return f"{USUAL}; if its keys are called otherwise: --map question={question},answer={answer}"

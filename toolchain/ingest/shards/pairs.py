@@ -129,11 +129,11 @@ class _Compare:
         return self._is_near(question_of(first), question_of(second)) and _is_same(first, second)
 
     def answers(self, earlier: int, later: int) -> bool:
-        """Answers that are nearly, but not quite, the same."""
+        """Answers that are nearly, but not quite, the same, and have the same numbers."""
         first, second = (
             said(self._store.entry(each).phrasings[0][-1]) for each in (earlier, later)
         )
-        return self._is_near(first, second)
+        return self._is_near(first, second) and _numbers(first) == _numbers(second)
 
     def texts(self, earlier: int, later: int) -> bool:
         """Documents that are nearly the same."""
