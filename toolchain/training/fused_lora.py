@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from toolchain.training.gated import gated_product, is_gated
+
 
 class _Casts:
     """What was cast last: query, key and value read the same states."""
@@ -22,6 +24,7 @@ class _Casts:
     def __init__(self) -> None:
         self._source: Tensor | None = None
         self._cast: Tensor | None = None
+        self._product: tuple[Tensor, Tensor, Tensor] | None = None
 
     def of(self, states: Tensor, dtype: torch.dtype) -> Tensor:
         """Return states in a type; the same tensor for the same states."""
@@ -33,25 +36,40 @@ class _Casts:
             self._source, self._cast = states, states.to(dtype)
         return self._cast
 
+    def note_product(self, product: Tensor, gate: Tensor, up: Tensor) -> None:
+        """Remember of what a product was made, for the layer that reads it next."""
+        self._product = product, gate, up
+
+    def factors_of(self, states: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return gate and up of a product that was noted, once; None for any other states."""
+        noted, self._product = self._product, None
+        return noted[1:] if noted and noted[0] is states else None
+
     def clear(self) -> None:
         """Let go of the states."""
-        self._source = self._cast = None
+        self._source = self._cast = self._product = None
 
 
 @contextmanager
 def fused(model: nn.Module) -> Iterator[int]:
-    """Let the plain LoRA layers of a model compute in one function; yield how many they are."""
+    """Let the plain LoRA layers of a model compute in one function; yield how many they are.
+
+    Gated blocks that read them keep less for the backward pass.
+    """
     casts = _Casts()
     layers = [module for module in model.modules() if _is_plain(module)]
+    blocks = [module for module in model.modules() if layers and is_gated(module)]
     for layer in layers:
         # An attribute of the instance: peft's own method comes back when it is deleted.
         layer.__dict__["forward"] = partial(_forward, layer, casts)
+    for block in blocks:
+        block.__dict__["forward"] = partial(_gated, block, casts)
     try:
         yield len(layers)
     finally:
         casts.clear()
-        for layer in layers:
-            del layer.__dict__["forward"]
+        for module in (*layers, *blocks):
+            del module.__dict__["forward"]
 
 
 def adapted(model: nn.Module) -> bool:
@@ -76,12 +94,24 @@ def _is_plain(module: nn.Module) -> bool:
     return not (is_dropped or has_bias or layer.fan_in_fan_out or layer.disable_adapters)
 
 
+def _gated(block: Any, casts: _Casts, states: Tensor) -> Tensor:
+    gate, up = block.gate_proj(states), block.up_proj(states)
+    if gate.dtype != up.dtype:
+        mixed: Tensor = block.down_proj(block.act_fn(gate) * up)
+        return mixed
+    product = gated_product(gate, up)
+    casts.note_product(product, gate.detach(), up.detach())
+    result: Tensor = block.down_proj(product)
+    return result
+
+
 def _forward(layer: Any, casts: _Casts, states: Tensor) -> Tensor:
     name = layer.active_adapters[0]
     base = layer.base_layer
     kind = states.device.type
     is_cast = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if is_cast else base.weight.dtype
+    factors = casts.factors_of(states) if states.dtype == dtype else None
     result: Tensor = _Fused.apply(  # type: ignore[no-untyped-call]
         casts.of(states, dtype),
         base.weight,
@@ -89,6 +119,7 @@ def _forward(layer: Any, casts: _Casts, states: Tensor) -> Tensor:
         layer.lora_A[name].weight,
         layer.lora_B[name].weight,
         layer.scaling[name],
+        factors,
     )
     return result
 
@@ -105,8 +136,12 @@ class _Fused(torch.autograd.Function):
         down: Tensor,
         up: Tensor,
         scale: float,
+        factors: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """Return [..., out] of states [..., in], weight [out, in], down [r, in] and up [out, r]."""
+        """Return [..., out] of states [..., in], weight [out, in], down [r, in] and up [out, r].
+
+        States that are a product of `factors` are not kept, but multiplied again.
+        """
         dtype, kind = states.dtype, states.device.type
         with torch.autocast(kind, enabled=False):
             rows = states.reshape(-1, states.shape[-1])
@@ -116,21 +151,23 @@ class _Fused(torch.autograd.Function):
             result = functional.linear(rows, wide, None if bias is None else bias.to(dtype))
             narrow = rows @ small.T
             result.addmm_(narrow, scaled.T)
-        ctx.save_for_backward(rows, wide, small, scaled, narrow)
-        ctx.scale, ctx.types = scale, (down.dtype, up.dtype)
+        # The matrices are cast again: no step comes between.
+        ctx.save_for_backward(wide, down, up, narrow, *(factors or (rows,)))
+        ctx.scale = scale
         return result.view(*states.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the states and of both matrices."""
-        rows, wide, small, scaled, narrow = ctx.saved_tensors
+        wide, down, up, narrow, *read = ctx.saved_tensors
+        rows = (functional.silu(read[0]) * read[1] if len(read) == 2 else read[0]).flatten(0, -2)
         shape = (*grads[0].shape[:-1], rows.shape[-1])
         gradient = grads[0].reshape(-1, wide.shape[0]).to(rows.dtype)
         with torch.autocast(gradient.device.type, enabled=False):
-            inner = gradient @ scaled
-            down = (inner.T @ rows).to(ctx.types[0])
-            up = (gradient.T @ narrow).to(ctx.types[1]).mul_(ctx.scale)
+            inner = gradient @ (up * ctx.scale).to(rows.dtype)
+            of_down = (inner.T @ rows).to(down.dtype)
+            of_up = (gradient.T @ narrow).to(up.dtype).mul_(ctx.scale)
             states = None
             if ctx.needs_input_grad[0]:
-                states = (gradient @ wide).addmm_(inner, small).view(shape)
-        return states, None, None, down, up, None
+                states = (gradient @ wide).addmm_(inner, down.to(rows.dtype)).view(shape)
+        return states, None, None, of_down, of_up, None, None

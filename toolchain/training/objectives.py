@@ -20,8 +20,8 @@ from toolchain.training.examples import Batch
 from toolchain.training.packed import filled, is_packing, read_packed
 from toolchain.training.shared import read_prefix, shared_tokens
 
-CHUNK_ELEMENTS = 1 << 22
-"""Logits that stand in memory at once: 16 MiB as float32."""
+CHUNK_ELEMENTS = 1 << 21
+"""Logits that stand in memory at once: 8 MiB as float32."""
 
 
 class Targets(Protocol):
@@ -78,8 +78,11 @@ class Head:
         # Rows of zeros: a number of positions for each batch would be a shape for each batch.
         rows = functional.pad(hidden, (0, 0, 0, filled(count) - count))
         logits: Tensor = self._model.get_output_embeddings()(rows)[..., :count, :]
-        logits = logits / getattr(config, "logits_scaling", 1.0)
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0)
+        # Most families scale by 1, which would be a copy of all logits.
+        if (divisor := getattr(config, "logits_scaling", 1.0)) != 1.0:
+            logits = logits / divisor
+        if (factor := getattr(config, "logit_scale", None) or 1.0) != 1.0:
+            logits = logits * factor
         if cap := getattr(config, "final_logit_softcapping", None):
             logits = torch.tanh(logits / cap) * cap
         return logits.float()
@@ -179,8 +182,7 @@ class AnswerLoss(nn.Module):
         """Return the sum over the batch's learned tokens, in nats."""
         hidden, targets = learned(self._head.hidden(batch.ids, batch.lengths), batch.labels)
         return self._head.summed(
-            hidden,
-            lambda logits, piece: functional.cross_entropy(logits, targets[piece], reduction="sum"),
+            hidden, lambda logits, piece: cross_entropy(logits, targets[piece])
         )
 
 
@@ -229,7 +231,7 @@ class TeacherLoss(nn.Module):
         logits = logits[:, : self._tokens]
         softened = logits / self._temperature
         kl = divergence(softened, ids, log_probs, tail).sum() * self._temperature**2
-        entropy = functional.cross_entropy(logits, targets, reduction="sum")
+        entropy = cross_entropy(logits, targets)
         return (1 - self._ce_weight) * kl + self._ce_weight * entropy
 
 
@@ -282,6 +284,36 @@ def learned(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     targets = labels[:, 1:]
     chosen = targets != IGNORED
     return hidden[:, :-1][chosen], targets[chosen]
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed cross-entropy in nats of float32 logits [n, vocabulary] and ids [n]."""
+    total: Tensor = _CrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy that keeps its gradient instead of the logits: two copies of these, not four.
+
+    The logits are the largest tensors of a training, and stand in memory when all else does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum."""
+        gradient = logits.softmax(-1)
+        whole = logits.amax(-1, keepdim=True) - gradient.amax(-1, keepdim=True).log()
+        column = targets[:, None]
+        total = (whole - logits.gather(-1, column)).sum()
+        gradient.scatter_add_(-1, column, -torch.ones_like(whole))
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the logits; a second backward pass raises RuntimeError."""
+        (gradient,) = ctx.saved_tensors
+        return gradient.mul_(grads[0]), None
 
 
 def divergence(logits: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor) -> Tensor:

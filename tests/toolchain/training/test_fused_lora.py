@@ -10,6 +10,7 @@ import torch
 from tests.fakes.models import tiny_llama
 from toolchain.models.checkpoints import load_model
 from toolchain.recipe import LoraSpec
+from toolchain.training import fused_lora
 from toolchain.training.fused_lora import adapted, fused
 from toolchain.training.lora import with_lora
 
@@ -93,6 +94,32 @@ def test_what_is_read_without_gradients_is_not_found_again_where_they_are_needed
             layer.q_proj(states)
         layer.q_proj(states).sum().backward()
     assert states.grad is not None
+
+
+def kept_bytes(model: Any) -> int:
+    """Return what a pass keeps for its gradient, without the weights."""
+    weights = {each.data_ptr() for each in model.parameters()}
+    found: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in weights:
+            found[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model.base_model(input_ids=IDS, use_cache=False).last_hidden_state.sum()
+    return sum(found.values())
+
+
+def test_gate_up_and_matrices_are_kept_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted_model(folder, dropout=0.0, target_modules=ALL)
+    with fused(model):
+        less = kept_bytes(model)
+    monkeypatch.setattr(fused_lora, "is_gated", lambda _: False)
+    with fused(model):
+        more = kept_bytes(model)
+    gate = IDS.numel() * model.config.intermediate_size * 4
+    assert more - less == pytest.approx(2 * gate * model.config.num_hidden_layers, rel=0.01)
 
 
 def test_a_model_without_an_adapter_has_none(folder: Path) -> None:

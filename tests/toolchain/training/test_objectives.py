@@ -18,6 +18,7 @@ from toolchain.training.objectives import (
     Head,
     TeacherLoss,
     TwinLoss,
+    cross_entropy,
     divergence,
     learned,
     top_k,
@@ -69,6 +70,42 @@ def gradients(objective: torch.nn.Module, batch: Batch) -> tuple[float, torch.Te
     return float(loss.detach()), torch.cat(
         [p.grad.flatten() for p in objective.parameters() if p.grad is not None]
     )
+
+
+def test_cross_entropy_and_its_gradient_are_those_of_torch_also_where_a_model_is_sure() -> None:
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(5, 40)
+    logits[0, 7] += 200  # sure, and right
+    logits[1, 7] += 200  # sure, and wrong
+    targets = torch.tensor([7, 9, 0, 39, 39])
+    found = []
+    for loss in (cross_entropy, lambda *two: functional.cross_entropy(*two, reduction="sum")):
+        own = logits.clone().requires_grad_()
+        value = loss(own, targets)
+        found.append((value.detach(), *torch.autograd.grad(0.5 * value, own)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_cross_entropy_keeps_one_tensor_of_the_logits_size() -> None:
+    kept: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    logits = torch.randn(6, 50, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        cross_entropy(logits * 1, torch.zeros(6, dtype=torch.long))
+    assert kept == [6 * 50]
+
+
+def test_a_gradient_that_was_scaled_is_not_scaled_again() -> None:
+    logits = torch.randn(6, 50, requires_grad=True)
+    loss = cross_entropy(logits, torch.zeros(6, dtype=torch.long))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_the_answer_loss_is_that_of_transformers(model: Any, batch: Batch) -> None:
