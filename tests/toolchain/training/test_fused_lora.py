@@ -111,15 +111,42 @@ def kept_bytes(model: Any) -> int:
     return sum(found.values())
 
 
-def test_gate_up_and_matrices_are_kept_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_blocks_and_norms_give_is_not_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = adapted_model(folder, dropout=0.0, target_modules=ALL)
-    with fused(model):
-        less = kept_bytes(model)
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+
+    def kept() -> float:
+        with fused(model):
+            return kept_bytes(model) / (IDS.numel() * 4 * layers)
+
+    least = kept()
+    monkeypatch.setattr(fused_lora, "is_norm", lambda _: False)
+    without_norms = kept()
     monkeypatch.setattr(fused_lora, "is_gated", lambda _: False)
+    # Two norms a layer, but for the first one: nothing learns before it. Of a block silu(gate) and
+    # the product.
+    assert without_norms - least == pytest.approx((2 - 1 / layers) * width, rel=0.05)
+    assert kept() - without_norms == pytest.approx(2 * model.config.intermediate_size, rel=0.01)
+
+
+def test_steps_in_turn_have_gradients_of_their_own(folder: Path) -> None:
+    """What is made again must be of this step, whatever stands at the same addresses."""
+    model = adapted_model(folder, dropout=0.0, target_modules=ALL)
+    batches = [torch.tensor([[n + 5, n + 6, n + 7, n + 8]]) for n in range(6)]
+
+    def step(ids: torch.Tensor) -> list[torch.Tensor]:
+        model.zero_grad()
+        model.base_model(input_ids=ids, use_cache=False).last_hidden_state.square().sum().backward()
+        return [each.grad.clone() for each in model.parameters() if each.requires_grad]
+
+    wanted = [step(ids) for ids in batches]
     with fused(model):
-        more = kept_bytes(model)
-    gate = IDS.numel() * model.config.intermediate_size * 4
-    assert more - less == pytest.approx(2 * gate * model.config.num_hidden_layers, rel=0.01)
+        found = [step(ids) for ids in batches]
+    for one, other in zip(found, wanted, strict=True):
+        for ours, theirs in zip(one, other, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_without_an_adapter_has_none(folder: Path) -> None:

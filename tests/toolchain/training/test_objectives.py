@@ -12,6 +12,7 @@ from tests.fakes.models import SMALL, tiny_llama
 from toolchain.chat import IGNORED
 from toolchain.errors import ArtifactError
 from toolchain.models.checkpoints import load_model
+from toolchain.training import objectives
 from toolchain.training.examples import Batch, Example, batch_of
 from toolchain.training.objectives import (
     AnswerLoss,
@@ -85,6 +86,24 @@ def test_cross_entropy_and_its_gradient_are_those_of_torch_also_where_a_model_is
         found.append((value.detach(), *torch.autograd.grad(0.5 * value, own)))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_cross_entropy_of_16_bits_is_summed_in_float32_however_many_rows_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(7, 40)).bfloat16()
+    targets = torch.randint(40, (7,))
+    exact = logits.float().requires_grad_()
+    wanted = functional.cross_entropy(exact, targets, reduction="sum")
+    (slope,) = torch.autograd.grad(wanted, exact)
+    for elements in (1, 3 * 40, 1 << 20):
+        monkeypatch.setattr(objectives, "BLOCK_ELEMENTS", elements)
+        own = logits.clone().requires_grad_()
+        found = cross_entropy(own, targets)
+        torch.testing.assert_close(found, wanted)
+        (ours,) = torch.autograd.grad(found, own)
+        assert torch.equal(ours, slope.bfloat16())
 
 
 def test_cross_entropy_keeps_one_tensor_of_the_logits_size() -> None:
