@@ -252,7 +252,9 @@ def test_few_updates_on_few_answers_are_told(desk: Path) -> None:
     )
     assert note.endswith("`updates = 120` takes as many")
     (note,) = notes(desk, "general_share = 0.5")
-    assert note.startswith("r.toml:14: tune: 9 updates (3 epochs of 44 conversations, 16 at a time)")
+    assert note.startswith(
+        "r.toml:14: tune: 9 updates (3 epochs of 44 conversations, 16 at a time)"
+    )
     (note,) = notes(desk, "updates = 59")
     assert note.startswith("r.toml:15: tune: 59 updates (`updates` says so) may teach nothing")
 
