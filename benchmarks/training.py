@@ -5,8 +5,11 @@ its own, in turns. Speed is tokens a processor second after the first step, as o
 computer; memory is the peak of the process. Goals: ≥ 1.5 of the better one's speed, ≤ 0.8 of the
 smaller one's memory. DEMITASSE_TRL names a Python with TRL; without it there is one peer.
 `--half` measures a model of the shape of Qwen2.5-0.5B too, with random weights.
+DEMITASSE_RUNS names a folder that keeps the runs that are done, so that one that was interrupted
+goes on; runs of other code are not taken.
 """
 
+import hashlib
 import json
 import os
 import resource
@@ -15,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 ROUNDS, QUICK_ROUNDS = 5, 1
 STEPS, QUICK_STEPS = 9, 3
+HALF_ROUNDS, HALF_STEPS = 3, 5
+"""Of the larger model."""
 BATCH = 4
 THREADS = 1
 """Of each side: with more, waiting threads would count as work on a busy computer."""
@@ -58,12 +63,14 @@ def main() -> None:
     claims: list[measure.Claim] = []
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        models = {"SmolLM2-135M": smollm2.write(Path(scratch, "smollm2"))}
-        batches = _write_batches(models["SmolLM2-135M"], Path(scratch, "batches.json"), steps)
+        small = smollm2.write(Path(scratch, "smollm2"))
+        models = {"SmolLM2-135M": (small, steps, ROUNDS)}
         if options.half:
-            models["0.5B"] = _half(models["SmolLM2-135M"], Path(scratch, "half"))
-        for name, folder in models.items():
-            rounds = _rounds(folder, batches, QUICK_ROUNDS if options.quick else ROUNDS)
+            half = _half(small, Path(scratch, "half"))
+            models["0.5B"] = (half, min(steps, HALF_STEPS), HALF_ROUNDS)
+        for name, (folder, count, wanted) in models.items():
+            batches = _write_batches(small, Path(scratch, f"{count}.json"), count)
+            rounds = _rounds(name, folder, batches, QUICK_ROUNDS if options.quick else wanted)
             figures |= {
                 f"{name}, {way}": [each.tokens / each.cpu_s for each in taken]
                 for way, taken in rounds.items()
@@ -109,7 +116,7 @@ def _claims(name: str, rounds: dict[str, list[Taken]]) -> list[measure.Claim]:
     ]
 
 
-def _rounds(folder: Path, batches: Path, rounds: int) -> dict[str, list[Taken]]:
+def _rounds(name: str, folder: Path, batches: Path, rounds: int) -> dict[str, list[Taken]]:
     """Return what each way took in each round, in turns; the first round does not count."""
     trl = os.environ.get("DEMITASSE_TRL", "")
     if not trl:
@@ -124,7 +131,10 @@ def _rounds(folder: Path, batches: Path, rounds: int) -> dict[str, list[Taken]]:
 
     def case(way: str) -> measure.Case:
         def run() -> float:
-            found = _run(commands[way], folder, batches)
+            kept = _kept(f"{name}-{len(taken[way])}-{way}", batches)
+            found = _read(kept) or _run(commands[way], folder, batches)
+            if kept:
+                kept.write_text(json.dumps(asdict(found)), encoding="utf-8")
             taken[way].append(found)
             return found.cpu_s
 
@@ -135,6 +145,23 @@ def _rounds(folder: Path, batches: Path, rounds: int) -> dict[str, list[Taken]]:
     if max(first) > min(first) * (1 + LARGEST_DIFFERENCE):
         raise SystemExit(f"the sides do not learn the same: first losses {first}")
     return {way: each[1:] for way, each in taken.items()}
+
+
+def _kept(name: str, batches: Path) -> Path | None:
+    """Return the file that keeps a run of this code and these batches; None where none is kept."""
+    if not (folder := os.environ.get("DEMITASSE_RUNS", "")):
+        return None
+    code = sorted((ROOT / "toolchain" / "training").glob("*.py"))
+    files = [Path(__file__), HERE / "peers" / "sft.py", batches, *code]
+    whole = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder, f"{name}-{whole[:12]}.json")
+
+
+def _read(kept: Path | None) -> Taken | None:
+    if not (kept and kept.is_file()):
+        return None
+    return Taken(**json.loads(kept.read_text(encoding="utf-8")))
 
 
 def _run(command: list[str], folder: Path, batches: Path) -> Taken:

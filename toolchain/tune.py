@@ -247,6 +247,8 @@ def _build(lesson: _Lesson, out: Path, report: Reporter) -> TuneFigures | None:
     last = exam.look(load_shown(out, exam.asked()), tokenizer, report, "the tuned model")
     _write_answers(exam.asked(), first.answers, last.answers, out / ANSWERS)
     lost = forgotten(first.known, last.known) if last.known else None
+    if few := spec.few_updates(len(examples)):
+        report.note(f"tune: {few}")
     report.note(_summary(first.figures, last.figures, lost))
     return TuneFigures(
         trainable_parameters=trainable,

@@ -42,7 +42,7 @@ def test_sides_that_do_not_learn_the_same_are_no_comparison(
 
     monkeypatch.setattr(training, "_run", run)
     with pytest.raises(SystemExit, match="the sides do not learn the same"):
-        training._rounds(tmp_path, tmp_path, 1)
+        training._rounds("a model", tmp_path, tmp_path, 1)
 
 
 def test_without_trl_there_is_one_peer_and_it_is_said(
@@ -53,9 +53,39 @@ def test_without_trl_there_is_one_peer_and_it_is_said(
 ) -> None:
     monkeypatch.delenv("DEMITASSE_TRL", raising=False)
     monkeypatch.setattr(training, "_run", lambda *_: taken(training, 1.0, 1000))
-    rounds = training._rounds(tmp_path, tmp_path, 2)
+    rounds = training._rounds("a model", tmp_path, tmp_path, 2)
     assert {way: len(each) for way, each in rounds.items()} == {
         training.OURS: 2,
         training.TRAINER: 2,
     }
     assert "DEMITASSE_TRL names no Python with TRL" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_where_it_was_and_other_code_begins_again(
+    training: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DEMITASSE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("DEMITASSE_TRL", raising=False)
+    batches = tmp_path / "batches.json"
+    batches.write_text("[]")
+    runs: list[str] = []
+
+    def run(command: list[str], *_: Any) -> Any:
+        if len(runs) == 4:
+            raise KeyboardInterrupt
+        runs.append(command[2])
+        return taken(training, 1.0 + len(runs), 1000)
+
+    monkeypatch.setattr(training, "_run", run)
+    with pytest.raises(KeyboardInterrupt):
+        training._rounds("a model", tmp_path, batches, 2)
+    begun, runs = runs, []
+    rounds = training._rounds("a model", tmp_path, batches, 2)
+    assert (len(begun), len(runs)) == (4, 2)
+    runs.clear()
+    assert training._rounds("a model", tmp_path, batches, 2) == rounds
+    assert runs == []
+    batches.write_text("[[]]")
+    with pytest.raises(KeyboardInterrupt):
+        training._rounds("a model", tmp_path, batches, 2)
+    assert len(runs) == 4

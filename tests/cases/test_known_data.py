@@ -229,3 +229,38 @@ def test_a_tool_that_every_board_would_refuse_is_named_before_the_training(desk:
     assert "facts.jsonl" in problem
     assert "a board refuses these tools: " in problem
     assert "`fan`" in problem
+
+
+# Updates ------------------------------------------------------------------------------------------
+
+TUNED = RECIPE.replace('hold_out = "phrasing"', "held_out_share = 0.0").replace(
+    ', "quantize", "evaluate", "package"', ""
+)
+
+
+def notes(desk: Path, tune: str) -> list[str]:
+    """Return what is noted of a tuning on 22 conversations."""
+    rows(desk, *map(pair, range(22)))
+    text = f"{TUNED}[tune]\n{tune}\n"
+    return [note for note in found(desk, text).notes if "tune: " in note]
+
+
+def test_few_updates_on_few_answers_are_told(desk: Path) -> None:
+    (note,) = notes(desk, "epochs = 3")
+    assert note.startswith(
+        "r.toml:15: tune: 6 updates (3 epochs of 22 conversations, 16 at a time) may teach nothing"
+    )
+    assert note.endswith("`updates = 120` takes as many")
+    (note,) = notes(desk, "general_share = 0.5")
+    assert note.startswith(
+        "r.toml:14: tune: 9 updates (3 epochs of 44 conversations, 16 at a time)"
+    )
+    (note,) = notes(desk, "updates = 59")
+    assert note.startswith("r.toml:15: tune: 59 updates (`updates` says so) may teach nothing")
+
+
+@pytest.mark.parametrize(
+    "tune", ["updates = 60", "epochs = 30", "epochs = 3\nbatch_size = 1", "privacy = {epsilon = 8}"]
+)
+def test_enough_updates_are_not_told(desk: Path, tune: str) -> None:
+    assert notes(desk, tune) == []

@@ -120,6 +120,7 @@ def check(ahead: Ahead, findings: Findings) -> None:
         data,
         files,
         knowledge,
+        learning,
         lora,
         model,
         preferences,
@@ -143,5 +144,6 @@ def check(ahead: Ahead, findings: Findings) -> None:
     preferences.look(ahead, findings)
     privacy.look(ahead, parts, findings)
     lengths = conversations.look(ahead, parts, bases, findings) if parts else None
+    learning.look(ahead, lengths, findings)
     cost.forecast(ahead, bases, lengths, findings)
     findings.errors = list({error.message: error for error in findings.errors}.values())

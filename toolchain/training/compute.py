@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from toolchain import memory
 from toolchain.recipe import Precision
 from toolchain.training.examples import Example, batch_of, blocks
 from toolchain.training.fused_lora import fused
+from toolchain.training.mapped import keep_all
 from toolchain.training.packed import packs
 from toolchain.training.precision import FLOAT32, autocast, choose, hold
 from toolchain.training.room import available_bytes, checkpoint_layers, fit, saved_bytes
@@ -67,12 +69,15 @@ def computing(
         return
 
     objective.to(accelerator.device)
+    # A training of SmolLM2 had 25 to 80 MB less at its peak, at no cost that could be measured.
+    memory.give_back_large()
     with ExitStack() as stack:
         stack.enter_context(fused(objective.model))
         stack.enter_context(packs(objective.model))
         stack.callback(objective.zero_grad)
+        stack.callback(keep_all, objective.model)
         chosen = begun or _chosen(objective, examples, accelerator, precision, batch_size)
-        hold(chosen.precision, objective.model)
+        hold(chosen.precision, objective.model, alone=accelerator.num_processes == 1)
         if chosen.checkpointing:
             checkpoint_layers(objective.model, on=True)
             stack.callback(checkpoint_layers, objective.model, on=False)
@@ -115,7 +120,7 @@ def _choose(
     first = max(0, len(order) // 2 - batch_size)
     tokens = sum(len(examples[row].ids) for row in order[first : first + batch_size])
     kind, reason = choose(precision, objective.model, tokens, device)
-    hold(kind, objective.model)
+    hold(kind, objective.model, alone=processes == 1)
     if _needs_whole_batch(objective):
         return Compute(precision=kind, precision_reason=reason)
     rows = -(-min(batch_size, len(examples)) // processes)

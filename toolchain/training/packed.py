@@ -25,10 +25,12 @@ SHORT = 160
 # Processor milliseconds, forward and backward, of 4 rows of 64 / 128 / 256 tokens, 9 heads of 64
 # in bf16 (x86-64 with AVX512-BF16): torch's flash attention 5.5 / 12.8 / 26.6, plain scores 1.5 /
 # 4.3 / 16.6. Scores take memory that grows with the square of the length.
-SHAPES = 8
-"""Lengths of a packed row from one power of two to the next; a row is filled up to one of them."""
-# oneDNN keeps machine code for each shape that it has multiplied. With a shape for each batch a
-# training of SmolLM2-135M grew by 13 MB a step for ever; with few, by 4 MB in the first 24 steps.
+SHAPES, ROW_SHAPES = 8, 4
+"""Lengths from one power of two to the next: what is packed is filled up to one of them, the packed
+row itself to fewer."""
+# oneDNN keeps machine code for each shape that it has multiplied: 13 MB for each length of a packed
+# row, with the widths of SmolLM2-135M. With a shape for each batch a training grew by 13 MB a step
+# for ever. Four lengths cost up to a quarter more tokens, on average a twelfth.
 _FARTHEST, _FARTHEST_16 = 1e-4, 0.05
 """Largest relative distance of both ways' states, in float32 and in 16 bits."""
 _PROBE = ((5, 6, 7, 8, 9), (5, 6, 7, 9, 8, 7, 6, 5), (5, 6, 7, 10))
@@ -86,7 +88,7 @@ def pack(
         packed += row[beginning:]
         positions += range(beginning, len(row))
 
-    filler = [0] * (filled(len(packed)) - len(packed))
+    filler = [0] * (filled(len(packed), ROW_SHAPES) - len(packed))
     packed, positions, own = packed + filler, positions + filler, own + filler
 
     def tensor(values: list[int]) -> Tensor:
@@ -96,9 +98,9 @@ def pack(
     return tensor(packed), tensor(positions), packing
 
 
-def filled(length: int) -> int:
-    """Return the length that a row of so many tokens is filled up to, at most an eighth more."""
-    step = max(1, (1 << max(length - 1, 0).bit_length() >> 1) // SHAPES)
+def filled(length: int, shapes: int = SHAPES) -> int:
+    """Return the length that so many tokens are filled up to, at most a share of 1/shapes more."""
+    step = max(1, (1 << max(length - 1, 0).bit_length() >> 1) // shapes)
     return -(-length // step) * step
 
 

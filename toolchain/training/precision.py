@@ -5,16 +5,15 @@ to keep: `auto` decides by facts alone, never by a clock. Two trainings of one r
 computers compute alike, however busy these are, and student and control do.
 """
 
-import ctypes
-import mmap
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from toolchain.recipe import Precision
 from toolchain.training.fused_lora import adapted
+from toolchain.training.mapped import forget, keep_rows
 
 FLOAT32: Precision = "float32"
 BF16: Precision = "bf16"
@@ -69,40 +68,26 @@ def _feature() -> str:
 
 def _linear_weights(model: nn.Module) -> int:
     """Return the number of weights of linear layers."""
-    return sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
+    return sum(module.weight.numel() for module in _linears(model))
 
 
 def _has_float32(model: nn.Module) -> bool:
     """Return whether linear layers have float32 weights: others are multiplied as they are."""
     return any(
-        type(module) is nn.Linear and module.weight.dtype == torch.float32
-        for module in model.modules()
+        module.weight.dtype == torch.float32
+        for module in _linears(model)
         if not hasattr(module, "lora_A")
     )
 
 
-def _forget(weight: Tensor) -> None:
-    """Take what nobody reads any more out of memory: it is mapped from a file, which stays open.
-
-    A weight that lies in no file is freed right after, so it may lose its values here too.
-    """
-    if weight.device.type != "cpu" or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    page = mmap.PAGESIZE
-    first = -(-weight.data_ptr() // page) * page
-    last = (weight.data_ptr() + weight.nbytes) // page * page
-    if first < last and weight.is_contiguous():
-        libc = ctypes.CDLL(None)
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
-
-
-def hold(precision: Precision, model: Any) -> int:
+def hold(precision: Precision, model: Any, *, alone: bool = True) -> int:
     """Hold the frozen linear weights of an adapted model in bfloat16; return how many these are.
 
     Autocast would round them to the same values in every step. They stay rounded: whoever adapts a
     model reads its base from the folder again. A head that shares the weight of the embedding gets
     one of its own: the embedding stays float32, or all that the layers add up would begin in 16
-    bits.
+    bits. Of an embedding in a file only rows that are read are kept, unless processes are several:
+    those write to each other's weights.
     """
     if precision != BF16 or not adapted(model):
         return 0
@@ -110,18 +95,24 @@ def hold(precision: Precision, model: Any) -> int:
     head = model.get_output_embeddings()
     if head is not None and head.weight is tied and not tied.requires_grad:
         head.weight = nn.Parameter(tied.detach().to(torch.bfloat16), requires_grad=False)
-    linear = [module.weight for module in model.modules() if type(module) is nn.Linear]
+    linear = {id(module.weight): module.weight for module in _linears(model)}
     held = [
         weight
-        for weight in linear
+        for weight in linear.values()
         if weight is not tied and weight.dtype == torch.float32 and not weight.requires_grad
     ]
     for weight in held:
         own = weight.data
         weight.data = own.to(torch.bfloat16)
-        _forget(own)
-    for weight in model.parameters():
-        if held and weight.device.type == "cpu" and weight.dtype == torch.float32:
+        forget(own)
+    apart = tied if alone and keep_rows(model) else None
+    for weight in model.parameters() if held else ():
+        is_whole = weight.dtype == torch.float32 and weight.device.type == "cpu"
+        if is_whole and weight is not apart:
             # The file of the model stays in memory as long as a weight is read from it.
             weight.data = weight.data.clone()
     return len(held)
+
+
+def _linears(model: nn.Module) -> list[nn.Linear]:
+    return [module for module in model.modules() if type(module) is nn.Linear]

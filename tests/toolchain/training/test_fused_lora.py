@@ -10,6 +10,7 @@ import torch
 from tests.fakes.models import tiny_llama
 from toolchain.models.checkpoints import load_model
 from toolchain.recipe import LoraSpec
+from toolchain.training import fused_lora
 from toolchain.training.fused_lora import adapted, fused
 from toolchain.training.lora import with_lora
 
@@ -93,6 +94,59 @@ def test_what_is_read_without_gradients_is_not_found_again_where_they_are_needed
             layer.q_proj(states)
         layer.q_proj(states).sum().backward()
     assert states.grad is not None
+
+
+def kept_bytes(model: Any) -> int:
+    """Return what a pass keeps for its gradient, without the weights."""
+    weights = {each.data_ptr() for each in model.parameters()}
+    found: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in weights:
+            found[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model.base_model(input_ids=IDS, use_cache=False).last_hidden_state.sum()
+    return sum(found.values())
+
+
+def test_what_blocks_and_norms_give_is_not_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted_model(folder, dropout=0.0, target_modules=ALL)
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+
+    def kept() -> float:
+        with fused(model):
+            return kept_bytes(model) / (IDS.numel() * 4 * layers)
+
+    least = kept()
+    monkeypatch.setattr(fused_lora, "is_norm", lambda _: False)
+    without_norms = kept()
+    monkeypatch.setattr(fused_lora, "is_gated", lambda _: False)
+    # Two norms a layer, but for the first one: nothing learns before it. Of a block silu(gate) and
+    # the product.
+    assert without_norms - least == pytest.approx((2 - 1 / layers) * width, rel=0.05)
+    assert kept() - without_norms == pytest.approx(2 * model.config.intermediate_size, rel=0.01)
+
+
+def test_steps_in_turn_have_gradients_of_their_own(folder: Path) -> None:
+    """What is made again must be of this step, whatever stands at the same addresses."""
+    model = adapted_model(folder, dropout=0.0, target_modules=ALL)
+    batches = [torch.tensor([[n + 5, n + 6, n + 7, n + 8]]) for n in range(6)]
+
+    def step(ids: torch.Tensor) -> list[torch.Tensor]:
+        model.zero_grad()
+        model.base_model(input_ids=ids, use_cache=False).last_hidden_state.square().sum().backward()
+        return [each.grad.clone() for each in model.parameters() if each.requires_grad]
+
+    wanted = [step(ids) for ids in batches]
+    with fused(model):
+        found = [step(ids) for ids in batches]
+    for one, other in zip(found, wanted, strict=True):
+        for ours, theirs in zip(one, other, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_without_an_adapter_has_none(folder: Path) -> None:

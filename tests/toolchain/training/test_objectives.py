@@ -12,12 +12,14 @@ from tests.fakes.models import SMALL, tiny_llama
 from toolchain.chat import IGNORED
 from toolchain.errors import ArtifactError
 from toolchain.models.checkpoints import load_model
+from toolchain.training import objectives
 from toolchain.training.examples import Batch, Example, batch_of
 from toolchain.training.objectives import (
     AnswerLoss,
     Head,
     TeacherLoss,
     TwinLoss,
+    cross_entropy,
     divergence,
     learned,
     top_k,
@@ -69,6 +71,60 @@ def gradients(objective: torch.nn.Module, batch: Batch) -> tuple[float, torch.Te
     return float(loss.detach()), torch.cat(
         [p.grad.flatten() for p in objective.parameters() if p.grad is not None]
     )
+
+
+def test_cross_entropy_and_its_gradient_are_those_of_torch_also_where_a_model_is_sure() -> None:
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(5, 40)
+    logits[0, 7] += 200  # sure, and right
+    logits[1, 7] += 200  # sure, and wrong
+    targets = torch.tensor([7, 9, 0, 39, 39])
+    found = []
+    for loss in (cross_entropy, lambda *two: functional.cross_entropy(*two, reduction="sum")):
+        own = logits.clone().requires_grad_()
+        value = loss(own, targets)
+        found.append((value.detach(), *torch.autograd.grad(0.5 * value, own)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_cross_entropy_of_16_bits_is_summed_in_float32_however_many_rows_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(7, 40)).bfloat16()
+    targets = torch.randint(40, (7,))
+    exact = logits.float().requires_grad_()
+    wanted = functional.cross_entropy(exact, targets, reduction="sum")
+    (slope,) = torch.autograd.grad(wanted, exact)
+    for elements in (1, 3 * 40, 1 << 20):
+        monkeypatch.setattr(objectives, "BLOCK_ELEMENTS", elements)
+        own = logits.clone().requires_grad_()
+        found = cross_entropy(own, targets)
+        torch.testing.assert_close(found, wanted)
+        (ours,) = torch.autograd.grad(found, own)
+        assert torch.equal(ours, slope.bfloat16())
+
+
+def test_cross_entropy_keeps_one_tensor_of_the_logits_size() -> None:
+    kept: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    logits = torch.randn(6, 50, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        cross_entropy(logits * 1, torch.zeros(6, dtype=torch.long))
+    assert kept == [6 * 50]
+
+
+def test_a_gradient_that_was_scaled_is_not_scaled_again() -> None:
+    logits = torch.randn(6, 50, requires_grad=True)
+    loss = cross_entropy(logits, torch.zeros(6, dtype=torch.long))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_the_answer_loss_is_that_of_transformers(model: Any, batch: Batch) -> None:

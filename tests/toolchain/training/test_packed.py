@@ -80,9 +80,10 @@ def test_what_is_shared_stands_once_and_the_row_is_filled_up(model: Any) -> None
     shared = len(PREFIX) + 0
     assert packing.beginning == shared
     tokens = shared + sum(map(len, ENDS))
-    assert ids.shape == positions.shape == (1, filled(tokens))
-    assert len(packing.own) == filled(tokens) - shared
-    assert filled(tokens) > tokens
+    length = filled(tokens, packed.ROW_SHAPES)
+    assert ids.shape == positions.shape == (1, length)
+    assert len(packing.own) == length - shared
+    assert length > tokens
     assert positions[0, shared : shared + 4].tolist() == [shared, shared + 1, shared + 2, shared]
 
 
@@ -91,6 +92,11 @@ def test_rows_are_filled_up_to_few_lengths_by_an_eighth_at_most() -> None:
     lengths = range(513, 1025)
     assert len({filled(count) for count in lengths}) == packed.SHAPES
     assert all(count <= filled(count) <= count * 9 / 8 for count in lengths)
+
+
+def test_a_packed_row_has_fewer_lengths_still() -> None:
+    found = {filled(count, packed.ROW_SHAPES) for count in range(513, 1025)}
+    assert found == {640, 768, 896, 1024}
 
 
 def test_the_head_multiplies_few_shapes_however_many_positions_are_learned(model: Any) -> None:
