@@ -57,8 +57,6 @@ def know(
     Raise GateError with every limit that was missed. Beside `out` the tuned embedder and the
     vectors are kept for the next time.
     """
-    for name, reason in texts.unread():
-        report.note(f"know: {name}: {reason}")
     if spec.teacher:
         teacher = Teacher(
             spec.teacher, spec.teacher_model, spec.written, out.with_name("written.jsonl")

@@ -29,6 +29,11 @@ _BYTE_ORDERS = {
 }
 """UTF-32 first: its mark begins with UTF-16's."""
 _AS_UTF8 = "save it as UTF-8: in an editor `Save as`, or `iconv -f {} -t UTF-8`"
+NOT_UTF8 = (
+    "save it as UTF-8: `iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW`; of a Chinese Windows: "
+    "`iconv -f GB18030 -t UTF-8 OLD > NEW`"
+)
+"""What helps a text in an encoding that nothing names."""
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1},}}")
 HALF_CHARACTERS = re.compile("[\ud800-\udfff]")

@@ -159,7 +159,10 @@ class Index:
         sure = certainty(ranked, compared.unanswered, self.weights)
         with self._guarded():
             hits = self._hits({each.passage: each.score for each in ranked[:take]})
-        return Found(hits, sure, bool(hits) and is_known(ranked, sure, self.weights))
+        # Without a word the vector is that of unknown tokens, and close to any other such text:
+        # MiniLM finds four emojis in a Chinese sentence of which it knows little more.
+        known = bool(hits and terms(question)) and is_known(ranked, sure, self.weights)
+        return Found(hits, sure, known)
 
     def compare(
         self, question: str, vector: "Sequence[float] | None" = None, *, texts: bool = False

@@ -34,7 +34,12 @@ FIGURES = KnowledgeFigures(
     passages=415,
     questions=1380,
     unanswered=240,
-    files={"faq.jsonl": "212 passages", "one.md": "1 passages", "scan.pdf": "has no text layer"},
+    files={
+        "faq.jsonl": "212 passages; 3 that another file says word for word",
+        "one.md": "1 passages",
+        "half.pdf": "1 passages; not read: pages without text: 2",
+        "scan.pdf": "has no text layer",
+    },
     width=384,
     embedder_bytes=24_600_000,
     index_bytes=6_200_000,
@@ -79,7 +84,7 @@ def test_what_was_missed_stands_open_and_the_worst_comes_first(work: Path) -> No
         "What this was made of",
     ]
     folds = re.findall(r"<summary>([^<]+)</summary>", html)
-    assert folds == ["Answered with a right passage: 2", "Rightly said to be unknown: 1", "3 files"]
+    assert folds == ["Answered with a right passage: 2", "Rightly said to be unknown: 1", "4 files"]
 
 
 def test_every_question_is_there_with_what_it_found_and_what_answers_it(work: Path) -> None:
@@ -95,9 +100,12 @@ def test_figures_come_with_their_number_and_interval(work: Path) -> None:
     assert html.count("not measured") == 6 + 6, "nothing was fitted on questions"
 
 
-def test_files_that_gave_nothing_are_named(work: Path) -> None:
+def test_files_that_were_not_read_whole_are_named(work: Path) -> None:
     caveats = re.findall(r'<p class="caveat">([^<]+)</p>', render([], [read_known(work)]))
-    assert caveats == ["scan.pdf: has no text layer"]
+    assert caveats == [
+        "half.pdf: 1 passages; not read: pages without text: 2",
+        "scan.pdf: has no text layer",
+    ]
 
 
 def test_the_page_loads_nothing_and_runs_nothing(work: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from toolchain.knowledge.files import Found, find_files
 from toolchain.knowledge.passages import Block, Passage, cut
 from toolchain.knowledge.readers import Unread, docx, html, markdown, pdf, rows, text
-from toolchain.texts import Unreadable
+from toolchain.texts import NOT_UTF8, Unreadable
 
 Reader = Callable[[Path, list[str]], Iterator[Block]]
 READERS: Mapping[str, Reader] = {
@@ -122,8 +122,8 @@ def _read(name: str, found: Found, reader: Reader, kept: _Kept, words: int) -> F
     except Unread as error:
         reason = str(error)
     except Unreadable as error:
-        hint = f": {error.hint}" if error.hint else ""
-        reason = f"line {error.line}: {error.problem}{hint}"
+        hint = error.hint or (NOT_UTF8 if "UTF-8" in error.problem else "")
+        reason = f"line {error.line}: {error.problem}" + (f": {hint}" if hint else "")
     except OSError as error:
         reason = f"cannot be read: {(error.strerror or str(error)).lower()}"
     if not (new or duplicates or reason):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolchain.errors import ConfigError
 from toolchain.knowledge.contrast import Lesson
-from toolchain.knowledge.documents import Library, read_documents
+from toolchain.knowledge.documents import FileResult, Library, read_documents
 from toolchain.knowledge.passages import Passage
 from toolchain.knowledge.teacher import Teacher
 from toolchain.knowledge.written import (
@@ -18,6 +18,9 @@ from toolchain.knowledge.written import (
 )
 from toolchain.progress import Reporter
 from toolchain.recipe import KnowledgeSpec
+
+_PARTS = 3
+"""Parts of a file that are named where it was not read whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +76,10 @@ class Texts:
         return replace(self, questions=tuple(questions), taught=taught)
 
     def unread(self) -> Iterator[tuple[str, str]]:
-        """Yield each file that gave nothing, with the reason."""
+        """Yield each file that was not read whole, with what is missing of it and why."""
         for name, result in sorted(self.library.files.items()):
-            if result.reason:
-                yield name, result.reason
+            if missing := _missing(result):
+                yield name, missing
 
     def results(self) -> dict[str, str]:
         """Return what each file gave, in words."""
@@ -115,7 +118,26 @@ def _named(passage: Passage) -> Passage:
 
 
 def _results(library: Library) -> dict[str, str]:
-    return {
-        name: result.reason or f"{result.passages} passages"
-        for name, result in sorted(library.files.items())
-    }
+    return {name: _gave(result) for name, result in sorted(library.files.items())}
+
+
+def _gave(result: FileResult) -> str:
+    """Return all that became of a file, in words."""
+    if result.reason:
+        return result.reason
+    parts = [f"{result.passages} passages"]
+    if result.duplicates:
+        parts.append(f"{result.duplicates} that another file says word for word")
+    if missing := _missing(result):
+        parts.append(missing)
+    return "; ".join(parts)
+
+
+def _missing(result: FileResult) -> str:
+    """Return what was not read of a file, and why; empty for one that was read whole."""
+    if result.reason:
+        return result.reason
+    shown = list(result.left_out[:_PARTS])
+    if more := len(result.left_out) - len(shown):
+        shown.append(f"{more} more parts")
+    return f"not read: {'; '.join(shown)}" if shown else ""

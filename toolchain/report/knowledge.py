@@ -27,7 +27,7 @@ KNOWN = {
     "also": "answered with another passage that answers it too",
     "unknown": "rightly said to be unknown",
 }
-_PASSAGES = re.compile(r"[0-9]+ passages?")
+_PASSAGES = re.compile(r"[0-9]+ passages?(; [0-9]+ that another file says word for word)?")
 _Z = 1.959964
 """Standard normal deviate of a 95 % interval."""
 
@@ -170,5 +170,5 @@ def files(known: Known) -> Sequence[tuple[str, str]]:
 
 
 def unread(known: Known) -> Sequence[str]:
-    """Return the files that gave nothing, each with the reason."""
+    """Return the files that were not read whole, each with the reason."""
     return [f"{name}: {gave}" for name, gave in files(known) if not _PASSAGES.fullmatch(gave)]

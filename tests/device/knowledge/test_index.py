@@ -79,6 +79,25 @@ def test_a_question_that_nothing_answers_is_not_known(index: Index) -> None:
     assert not index.search("how do I reset my router").known
 
 
+@pytest.mark.parametrize("question", ["😀😀😀", "?!", "🔥 🌡️", "_ - …"])
+def test_what_holds_no_word_is_never_known(tmp_path: Path, question: str) -> None:
+    with closing(
+        Index(written(tmp_path / "knowledge.db"), lambda _: embed("undervoltage"))
+    ) as index:
+        assert index.search("undervoltage").known
+        found = index.search(question)
+        assert not found.known
+        assert found.hits, "the nearest one is named all the same"
+
+
+@pytest.mark.parametrize("question", ["undervoltage 😀", "ไฟ", "7", "欠"])
+def test_a_word_in_any_script_is_a_word(tmp_path: Path, question: str) -> None:
+    with closing(
+        Index(written(tmp_path / "knowledge.db"), lambda _: embed("undervoltage"))
+    ) as index:
+        assert index.search(question).known
+
+
 def test_chinese_is_found_by_its_characters_without_spaces(index: Index) -> None:
     common = index.compare("为什么一直有欠压警告").common
     assert common[2] > 0

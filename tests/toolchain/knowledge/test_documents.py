@@ -12,6 +12,8 @@ import pytest
 from tests.fakes.documents import mixed
 from toolchain.errors import ConfigError, ToolError
 from toolchain.knowledge.documents import Library, read_documents
+from toolchain.knowledge.texts import read_texts
+from toolchain.recipe import KnowledgeSpec
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -261,6 +263,26 @@ def test_text_in_another_encoding_is_named_with_its_line(tmp_path: Path, content
         assert reason(tmp_path, name, b"one\n" + content).startswith(
             ("line 2: not valid UTF-8", "line 1")
         )
+
+
+def test_all_that_became_of_each_file_is_said_at_once(tmp_path: Path) -> None:
+    rows = "question,answer\nHow far?,Ten miles.\n" + "what?,\n" * 5
+    files = {"a.csv": rows, "b.txt": "Ten miles.", "c.md": "", "d.md": "One."}
+    write(tmp_path, files)
+    texts = read_texts(
+        KnowledgeSpec.model_validate({"files": sorted(files), "embedder": "x"}), tmp_path
+    )
+    missing = "; ".join(f"line {line}: an empty answer" for line in (3, 4, 5))
+    assert texts.results() == {
+        "a.csv": f"1 passages; not read: {missing}; 2 more parts",
+        "b.txt": "0 passages; 1 that another file says word for word",
+        "c.md": "is empty",
+        "d.md": "1 passages",
+    }
+    assert dict(texts.unread()) == {
+        "a.csv": f"not read: {missing}; 2 more parts",
+        "c.md": "is empty",
+    }
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,46 @@ def texts(near: Path, name: str, content: str | bytes) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
+    ("meta", "encoding"),
+    [
+        ("<meta charset='iso-8859-1'>", "cp1252"),
+        ('<META http-equiv=content-type content="text/html; charset=Windows-1252">', "cp1252"),
+        ("<meta charset=gb2312>", "gb18030"),
+        ("<meta charset=Shift_JIS>", "cp932"),
+        ("<meta charset=latin1>", "utf-8"),
+    ],
+)
+def test_a_page_is_read_in_the_encoding_that_it_names(
+    tmp_path: Path, meta: str, encoding: str
+) -> None:
+    said = {"gb18030": "会议室在三楼。", "cp932": "会議室は三階です。"}.get(
+        encoding, "Le café – « 3 € »"
+    )
+    page = f"<html><head>{meta}</head><body><p>{said}</p></body></html>".encode(encoding)
+    assert texts(tmp_path, "page.html", page) == [("", said)]
+
+
+@pytest.mark.parametrize("meta", ["", "<meta charset=utf-8>", "<meta charset=rot13>"])
+def test_a_page_that_names_no_other_encoding_must_be_utf8(tmp_path: Path, meta: str) -> None:
+    _, result = read(tmp_path, "page.html", f"{meta}<p>café</p>".encode("latin-1"))
+    assert result.reason.startswith("line 1: not valid UTF-8 at byte ")
+    assert "iconv -f WINDOWS-1252" in result.reason
+
+
+def test_a_bomb_that_lies_about_its_size_is_a_broken_file(tmp_path: Path) -> None:
+    out, lies = io.BytesIO(), (b"", b"")
+    with zipfile.ZipFile(io.BytesIO(docx())) as good, zipfile.ZipFile(out, "w", 8) as packed:
+        for member in good.infolist():
+            padding = b" " * (100 << 20) if member.filename == "word/document.xml" else b""
+            packed.writestr(member.filename, good.read(member) + padding)
+            size = packed.infolist()[-1].file_size.to_bytes(4, "little")
+            lies = (size, (1000).to_bytes(4, "little")) if padding else lies
+    passages, result = read(tmp_path, "a.docx", out.getvalue().replace(*lies))
+    assert passages == []
+    assert result.reason == "is a broken DOCX: Bad CRC-32 for file 'word/document.xml'"
+
+
+@pytest.mark.parametrize(
     ("markdown", "text"),
     [
         ("A **bold** `code` [link](http://x.example) ![picture](x.png)", "A bold code link"),

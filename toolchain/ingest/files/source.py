@@ -13,7 +13,7 @@ from typing import IO, Any, TypeAlias, cast
 
 from toolchain.errors import ArtifactError
 from toolchain.ingest.entries import Document, Place
-from toolchain.texts import Unreadable, decoded
+from toolchain.texts import NOT_UTF8, Unreadable, decoded
 
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _WIDE_CHUNK = 1 << 16
@@ -134,9 +134,9 @@ class Source:
             return decoded(line)
         except UnicodeDecodeError as error:
             problem = f"not valid UTF-8 at byte {error.start + 1} of the line"
-            raise ArtifactError(f"{self.name}:{number}: {problem}", hint=_NOT_UTF8) from error
+            raise ArtifactError(f"{self.name}:{number}: {problem}", hint=NOT_UTF8) from error
         except Unreadable as error:
-            hint = error.hint or _NOT_UTF8
+            hint = error.hint or NOT_UTF8
             raise ArtifactError(f"{self.name}:{number}: {error.problem}", hint=hint) from error
 
 
@@ -199,9 +199,3 @@ class _Bounded(io.RawIOBase):
             )
         buffer[: len(content)] = content
         return len(content)
-
-
-_NOT_UTF8 = (
-    "save it as UTF-8: `iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW`; of a Chinese Windows: "
-    "`iconv -f GB18030 -t UTF-8 OLD > NEW`"
-)

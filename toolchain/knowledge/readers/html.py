@@ -1,5 +1,6 @@
 """HTML → blocks, through selectolax: what a reader of the page sees, without its navigation."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 from toolchain.knowledge.passages import Block, flowed, table
 from toolchain.knowledge.readers import content_of, not_installed
 from toolchain.knowledge.readers.tags import simplified
-from toolchain.texts import decoded
+from toolchain.texts import Unreadable, decoded
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborHTMLParser, LexborNode
@@ -27,11 +28,43 @@ _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _IN_LAYOUT = "table table, table h1, table h2, table h3, table h4, table pre, table p + p"
 """What a table holds that is there for the look of the page, not for values in columns."""
 _ENDS = (".", "?", "!", ":", "。", "？", "！", "：")
+_CHARSET = re.compile(rb"<meta\b[^>]*?\bcharset\s*=\s*[\"']?\s*([a-z0-9_-]{2,20})", re.IGNORECASE)
+_SCANNED = 1024
+"""Bytes in which a page names its encoding."""
+# https://encoding.spec.whatwg.org/#names-and-labels: a browser takes the larger set of each.
+_ENCODINGS = {
+    **{f"windows-{number}": f"cp{number}" for number in range(1250, 1259)},
+    **{
+        f"iso-8859-{number}": f"iso8859_{number}"
+        for number in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15)
+    },
+    **dict.fromkeys(("iso-8859-1", "latin1", "us-ascii", "ascii"), "cp1252"),
+    **dict.fromkeys(("gb2312", "gbk", "gb18030"), "gb18030"),
+    **dict.fromkeys(("shift_jis", "shift-jis"), "cp932"),
+    "big5": "big5hkscs",
+    "euc-jp": "euc_jp",
+    "euc-kr": "cp949",
+    "koi8-r": "koi8_r",
+    "koi8-u": "koi8_u",
+}
+"""Name of an encoding in a page → Python's name of what a browser reads it as."""
 
 
 def read(file: Path, notes: list[str]) -> Iterator[Block]:
     """Yield the blocks of an HTML page."""
-    yield from blocks_of(decoded(content_of(file, MAX_HTML_MIB)), ())
+    yield from blocks_of(_decoded(content_of(file, MAX_HTML_MIB)), ())
+
+
+def _decoded(content: bytes) -> str:
+    """Return a page's text: UTF-8, else in the encoding that the page names; raise Unreadable."""
+    try:
+        return decoded(content)
+    except Unreadable:
+        named = _CHARSET.search(content[:_SCANNED])
+        encoding = _ENCODINGS.get(named[1].decode().lower()) if named else None
+        if encoding is None or b"\0" in content:
+            raise
+        return content.decode(encoding, "replace")
 
 
 def blocks_of(text: str, headings: tuple[str, ...]) -> Iterator[Block]:
