@@ -90,8 +90,21 @@ def _png_size(image: bytes) -> "Size | None":
     return Size(*struct.unpack(">II", image[16:24]))
 
 
+def _uncut(image: bytes, at: int, size: Size) -> Size:
+    """Return the size of a JPEG that has an end behind its scan; raise ManifestError otherwise.
+
+    Decoders fill what is missing with grey; data of a scan never looks like the end (B.1.1.5).
+    """
+    if image.find(b"\xff\xd9", at) < 0:
+        raise ManifestError("bad_picture", "the picture is cut short: the JPEG file has no end")
+    return size
+
+
 def _jpeg_size(image: bytes) -> "Size | None":
-    """Return the size in a JPEG's only frame (ITU-T T.81, B.2.2)."""
+    """Return the size in a JPEG's only frame (ITU-T T.81, B.2.2).
+
+    Raise ManifestError for a file that was cut.
+    """
     at, found = 2, None
     while at + 4 <= len(image):
         if image[at] != 0xFF:
@@ -103,8 +116,10 @@ def _jpeg_size(image: bytes) -> "Size | None":
         if marker in _ALONE:
             at += 2
             continue
-        if marker in (0xDA, 0xD9):  # the scan begins: what comes behind is its data
-            return found if marker == 0xDA else None
+        if marker == 0xDA and found:  # the scan begins: what comes behind is its data
+            return _uncut(image, at, found)
+        if marker in (0xDA, 0xD9):
+            return None
         if marker in _OTHER_FRAMES or (marker in _READABLE_FRAMES and found):
             return None
         (length,) = struct.unpack(">H", image[at + 2 : at + 4])

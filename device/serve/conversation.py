@@ -170,7 +170,7 @@ def _part(value: Any, where: str, silent: tuple[str, ...]) -> str:
     if isinstance(kind, str) and kind in silent:
         return ""
     if not isinstance(kind, str) or kind not in _TEXTS:
-        seen = "a picture is read in a question of /v1/chat/completions, as `image_url`"
+        seen = "a picture is read in a question, as an `image_url` part"
         problem = seen if kind in _PICTURES else "this model reads text parts only"
         raise FieldError(where, problem, code="unsupported")
 

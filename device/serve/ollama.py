@@ -169,6 +169,8 @@ def _capabilities(model: Model) -> list[str]:
         able.append("tools")
     if _takes(model, None):
         able.append("embedding")
+    if model.engine.picture_marker:
+        able.append("vision")
     return able
 
 

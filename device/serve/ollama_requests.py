@@ -25,13 +25,12 @@ LATEST = ":latest"
 """Tag that Ollama adds to the name of a model that has none."""
 _ANSWER = ("model", "options", "format", "stream", "keep_alive", "logprobs", "top_logprobs")
 CHAT = (*_ANSWER, "messages", "tools")
-GENERATE = (*_ANSWER, "prompt", "system")
+GENERATE = (*_ANSWER, "prompt", "system", "images")
 EMBED = ("model", "input", "options", "keep_alive", "truncate", "dimensions")
 EMBEDDINGS = ("model", "prompt", "options", "keep_alive")
 SHOW = ("model", "name", "verbose")
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "think": (False,),
-    "images": ([],),
     "raw": (False,),
     "template": ("",),
     "suffix": ("",),
@@ -102,7 +101,8 @@ def read_generate(given: Mapping[str, Any], served: Served) -> "Question | None"
 
     texts = {"system": fields.get("system", ""), "user": fields["prompt"]}
     asked["messages"] = [{"role": role, "content": text} for role, text in texts.items() if text]
-    return _question(asked, served, {**_NAMES, "messages": "prompt"})
+    asked["messages"][-1]["content"] = _seen(fields["prompt"], fields.get("images", []), "images")
+    return _question(asked, served, {**_NAMES, "messages": "prompt"}, "images")
 
 
 def read_embed(given: Mapping[str, Any], served: Served) -> Texts:
@@ -203,14 +203,30 @@ def _message(value: Any, number: int) -> Any:
         return value
 
     message = not_null(value)
-    if message.pop("images", []):
-        raise FieldError(f"messages[{number}].images", "this model reads text", code="unsupported")
+    images = message.pop("images", [])
+    if images:
+        where = f"messages[{number}].images"
+        message["content"] = _seen(message.get("content", ""), images, where)
     if message.get("role") == "tool" and "tool_name" in message:
         message["name"] = message.pop("tool_name")
     for name in ("thinking", "tool_name", "tool_call_id"):
         if message.get(name) == "":
             del message[name]
     return message
+
+
+def _seen(text: Any, images: Any, where: str) -> Any:
+    """Return the content of a message with pictures in base64, which come before its text."""
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise FieldError(where, "must be a list of pictures in base64")
+    if not images:
+        return text
+    if not isinstance(text, str):
+        raise FieldError(where.replace("images", "content"), "must be a text")
+    # JPEG or PNG: the bytes say which, and are asked.
+    urls = [f"data:image/png;base64,{image}" for image in images]
+    shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [*shown, {"type": "text", "text": text}]
 
 
 def _tools(value: Any) -> Any:
@@ -221,12 +237,18 @@ def _tools(value: Any) -> Any:
 
 
 def _question(
-    asked: Mapping[str, Any], served: Served, names: Mapping[str, str]
+    asked: Mapping[str, Any], served: Served, names: Mapping[str, str], images: str = ""
 ) -> "Question | None":
-    """Return the question of OpenAI's fields; an error names Ollama's."""
+    """Return the question of OpenAI's fields; an error names Ollama's.
+
+    `images` is the field with the pictures, where it is none of a message.
+    """
     try:
         return chat_question(asked, served.max_tokens)
     except FieldError as error:
+        if error.code == "bad_picture":
+            place = images or error.field.replace(".content", ".images")
+            names = {**names, error.field: place}
         raise _renamed(error, names) from error
 
 

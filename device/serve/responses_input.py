@@ -99,7 +99,25 @@ def _add_message(item: Mapping[str, Any], where: str, conversation: Conversation
         raise FieldError(place, "is not a field of a message", code="unknown_field")
     if "content" not in item:
         raise FieldError(f"{where}.content", "must be a text")
-    conversation.add({"role": role, "content": item["content"]}, where)
+    content = item["content"]
+    if role == "user" and isinstance(content, list):
+        content = [_seen(part, f"{where}.content") for part in content]
+    conversation.add({"role": role, "content": content}, where)
+
+
+def _seen(part: Any, where: str) -> Any:
+    """Return a part of a question as /v1/chat/completions has it: pictures are named otherwise."""
+    if not isinstance(part, dict) or part.get("type") != "input_image":
+        return part
+    given = not_null(part)
+    if "file_id" in given:
+        problem = "nothing is stored: send the picture in `image_url`, as a `data:` URL"
+        raise FieldError(where, problem, code="unsupported")
+    unknown = set(given) - {"type", "image_url", "detail"}
+    if unknown:
+        problem = f"`{min(unknown)[:80]}` is not a field of a picture"
+        raise FieldError(where, problem, code="unknown_field")
+    return {"type": "image_url", "image_url": {"url": given.get("image_url")}}
 
 
 def _add_call(item: Mapping[str, Any], where: str, conversation: Conversation) -> None:

@@ -1,5 +1,6 @@
 """Known before, said before: what would leave the eyes of a model that sees out."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from device.manifest.pictures import to_url
 from tests.fakes.desk import RECIPE, messages, rows
 from tests.fakes.eyes import picture, tiny_smolvlm
+from tests.fakes.gemma_eyes import tiny_gemma3
 from toolchain.tools import llama
 
 WALKED = RECIPE.replace('"tune", ', "")
@@ -92,3 +94,33 @@ def test_a_computer_that_reads_no_pictures_says_so_before_it_begins(
     monkeypatch.setattr(llama, "sees", lambda: False)
     problem = "the installed llama-cpp-python reads no pictures: nothing can be measured with them"
     assert about_eyes(seeing, WALKED) == [problem]
+
+
+@pytest.fixture
+def gemma(seeing: Path) -> Path:
+    shutil.rmtree(seeing / "base")
+    tiny_gemma3(seeing / "base", layers=1)
+    return seeing
+
+
+def test_gemma_is_tuned_quantized_and_measured(gemma: Path) -> None:
+    about_pictures(gemma)
+    assert messages(gemma, RECIPE.replace(*SHARED)) == []
+
+
+def test_several_tiles_of_a_picture_are_refused_before_any_training(gemma: Path) -> None:
+    file = gemma / "base" / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_pan_and_scan": True}))
+    expected = (
+        "preprocessor_config.json: `do_pan_and_scan` is `True`, which boards do not follow: "
+        "several tiles of a picture are not read"
+    )
+    assert expected in messages(gemma, RECIPE)
+
+
+def test_a_context_without_room_for_a_picture_is_refused(gemma: Path) -> None:
+    found = messages(gemma, RECIPE.replace("context = 256", "context = 16"))
+    assert any(
+        said.endswith("package: context: 16 tokens, and a picture takes 16 of them")
+        for said in found
+    )

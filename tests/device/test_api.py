@@ -138,8 +138,7 @@ def chat(**fields: Any) -> Any:
         ),
         (
             {"messages": [{"role": "system", "content": [{"type": "image_url"}]}]},
-            "`messages[0].content`: a picture is read in a question of /v1/chat/completions, "
-            "as `image_url`",
+            "`messages[0].content`: a picture is read in a question, as an `image_url` part",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "id": 1}]}]},

@@ -283,3 +283,48 @@ def test_a_url_says_the_kind_of_its_picture() -> None:
         assert base64.b64decode(url.partition(",")[2]) == image
         assert from_url(url) == image
     assert json.dumps(url)
+
+
+@needs_eyes
+def test_ollamas_images_are_the_pictures_of_a_question(port: int) -> None:
+    plain = call(port, CHAT, asked(picture(1)))[2]["choices"][0]["message"]["content"]
+    image = base64.b64encode(picture(1)).decode()
+    options = {"num_predict": 8}
+    question = {"role": "user", "content": "Is the LED on?", "images": [image]}
+    shared = {"model": "tiny-eyes", "stream": False, "options": options}
+    status, _, chatted = call(port, "/api/chat", {**shared, "messages": [question]})
+    assert (status, chatted["message"]["content"]) == (200, plain)
+    given = {**shared, "prompt": "Is the LED on?", "images": [image]}
+    status, _, generated = call(port, "/api/generate", given)
+    assert (status, generated["response"]) == (200, plain)
+    assert "vision" in call(port, "/api/show", {"model": "tiny-eyes"})[2]["capabilities"]
+    many = {**question, "images": [image] * 5}
+    status, _, answer = call(port, "/api/chat", {**shared, "messages": [many]})
+    assert (status, answer["error"]) == (400, "`messages`: at most 4 pictures in a conversation")
+
+
+@needs_eyes
+def test_an_input_image_of_the_responses_api_is_a_picture(port: int) -> None:
+    plain = call(port, CHAT, asked(picture(1)))[2]["choices"][0]["message"]["content"]
+    parts = [
+        {"type": "input_image", "image_url": to_url(picture(1)), "detail": "auto"},
+        {"type": "input_text", "text": "Is the LED on?"},
+    ]
+    given = {"input": [{"role": "user", "content": parts}], "max_output_tokens": 8}
+    status, _, answer = call(port, "/v1/responses", given)
+    assert (status, answer["output"][0]["content"][0]["text"]) == (200, plain)
+
+
+def test_a_text_model_refuses_pictures_of_every_api_by_name(tmp_path: Path) -> None:
+    image = base64.b64encode(picture(1)).decode()
+    question = {"role": "user", "content": "on?", "images": [image]}
+    part = {"type": "input_image", "image_url": to_url(picture(1))}
+    with tiny_service(tmp_path) as number:
+        said = call(number, "/api/chat", {"model": "tiny", "messages": [question]})
+        assert said[0] == 400
+        assert said[2]["error"].startswith("`tiny.gguf` on llama.cpp reads text, no pictures")
+        given = {
+            "input": [{"role": "user", "content": [part, {"type": "input_text", "text": "?"}]}]
+        }
+        said = call(number, "/v1/responses", given)
+        assert (said[0], said[2]["error"]["code"]) == (400, "cannot_see")

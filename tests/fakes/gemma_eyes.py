@@ -36,6 +36,17 @@ WINDOW = 8
 """Tokens that its layers with a window look back: fewer than a picture has."""
 
 
+_TOWER = {
+    "hidden_size": 64,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": 8,
+    "vision_use_head": False,
+}
+
+
 def tiny_gemma3(
     folder: Path,
     *,
@@ -57,35 +68,9 @@ def tiny_gemma3(
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
     ids = _tokenizer(folder)
-    language = {
-        "vocab_size": len(ids) + 8,
-        "hidden_size": hidden,
-        "intermediate_size": 2 * hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "query_pre_attn_scalar": 16,
-        "sliding_window": WINDOW,
-        "max_position_embeddings": 2048,
-        "initializer_range": 0.08,
-        "bos_token_id": ids["<s>"],
-        "eos_token_id": ids["<end_of_turn>"],
-        "pad_token_id": ids["<unk>"],
-        **text,
-    }
-    tower = {
-        "hidden_size": 64,
-        "intermediate_size": 80,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": SIDE,
-        "patch_size": 8,
-        "vision_use_head": False,
-        **(vision or {}),
-    }
+    tower = {**_TOWER, **(vision or {})}
     config = Gemma3Config(
-        text_config=language,
+        text_config=_language(ids, hidden, layers) | text,
         vision_config=tower,
         mm_tokens_per_image=positions,
         image_token_index=ids["<image_soft_token>"],
@@ -101,6 +86,25 @@ def tiny_gemma3(
         _publish(folder)
     _processor(folder, tower["image_size"], positions)
     return folder
+
+
+def _language(ids: dict[str, int], hidden: int, layers: int) -> dict[str, Any]:
+    return {
+        "vocab_size": len(ids) + 8,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": WINDOW,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.08,
+        "bos_token_id": ids["<s>"],
+        "eos_token_id": ids["<end_of_turn>"],
+        "pad_token_id": ids["<unk>"],
+    }
 
 
 def _spread(model: Any) -> None:

@@ -6,6 +6,7 @@ Its first training is transformers' own model and processor with a plain loop, n
 
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,11 @@ def right_answers(
     from device.pictures import with_pictures
     from toolchain.quantize.gguf import ModelLabel, quantize
 
-    spec = QuantizeSpec(scheme="Q8_0", projector="F16")
+    kept = "beside" if checkpoint.adapter else "merged"
+    spec = QuantizeSpec(scheme="Q8_0", projector="F16", adapter=kept)
     made = quantize(checkpoint, spec, ModelLabel(name="eyes"), folder / "files", Silent())
-    model = open_file(made.file, Settings(context=256, threads=1, projector=made.projector))
+    beside = {"projector": made.projector, "adapter": made.adapter}
+    model = open_file(made.file, Settings(context=256, threads=1, **beside))
     right, said = 0, []
     for row in asked:
         prompt = model.prompt(with_pictures(row["messages"][:-1]))
@@ -194,4 +197,13 @@ def test_a_board_answers_the_new_question_from_the_quantized_files(
     taught: Dataset, tuned: Checkpoint, tmp_path: Path
 ) -> None:
     right, _ = right_answers(tmp_path, tuned, list(taught.held_out()[:30]))
+    assert right >= 27
+
+
+@pytest.mark.skipif(not can_see(), reason="llama-cpp-python without libmtmd: make")
+def test_an_adapter_beside_its_base_sees_what_it_learned(
+    base: Checkpoint, taught: Dataset, tuned: Checkpoint, tmp_path: Path
+) -> None:
+    apart = replace(base, adapter=tuned.path / "adapter")
+    right, _ = right_answers(tmp_path, apart, list(taught.held_out()[:30]))
     assert right >= 27

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.checks import Ahead, Findings
+from toolchain.checks.eyes import check_eyes, check_stages
 from toolchain.endpoint.address import is_endpoint
-from toolchain.errors import ArtifactError, ConfigError, ToolchainError, ToolError
+from toolchain.errors import ArtifactError, ConfigError, ToolchainError
 from toolchain.models import gguf_parts, hub, origin
 from toolchain.models.adapter_config import CONFIG as ADAPTER_CONFIG
 from toolchain.models.adapter_config import check_base_name
@@ -25,11 +26,9 @@ from toolchain.models.names import TEMPLATE
 from toolchain.models.sights import SIGHTED
 from toolchain.models.template import check_folder
 from toolchain.models.tokenizer import chat_template
-from toolchain.models.vision import refuse_sight, sight_of
 from toolchain.models.weights import check_model_folder, open_weights
 from toolchain.recipe import ScratchSpec
 from toolchain.texts import json_in
-from toolchain.tools import llama
 
 CONFIGURATIONS = (
     "config.json",
@@ -38,8 +37,6 @@ CONFIGURATIONS = (
     "special_tokens_map.json",
 )
 """Small JSON files of a model folder that later stages read."""
-_BLIND_STAGES = ("distill", "align", "trim")
-"""Stages that know text alone."""
 _OTHER_SOURCES = (".gguf",)
 """Suffixes of a `base` that is no folder; such a file is unpacked and judged when it is read."""
 
@@ -113,7 +110,9 @@ def look(ahead: Ahead, findings: Findings) -> Bases | None:
     )
     if base:
         with findings.gathering():
-            _check_sight(ahead, base)
+            check_stages(ahead, base.config)
+        with findings.gathering():
+            check_eyes(ahead, base.folder, base.config, whole=base.whole)
     if adapter and base and base.folder:
         with findings.gathering():
             _check_adapter(ahead, adapter, base)
@@ -419,33 +418,6 @@ def _adapter(ahead: Ahead, findings: Findings) -> Path | None:
         return folder
 
     return None
-
-
-def _check_sight(ahead: Ahead, base: Base) -> None:
-    """Raise an error for stages or formats that leave the eyes of a model that sees out."""
-    changing = next((name for name in _BLIND_STAGES if ahead.walks(name)), None)
-    if changing:
-        refuse_sight(base.config, f"{ahead.file}: stages: `{changing}`")
-    if ahead.walks("tune") and sight_of(base.config):
-        _refuse_text_alone(ahead)
-    if ahead.walks("quantize") and not all(row.has_eyes for row in ahead.formats):
-        refuse_sight(base.config, f"{ahead.file}: quantize: formats")
-    if ahead.walks("evaluate") and sight_of(base.config) and not llama.sees():
-        raise ToolError(
-            "the installed llama-cpp-python reads no pictures: nothing can be measured with them",
-            hint="make builds it with libmtmd; so does scripts/engine-wheel.sh",
-        )
-
-
-def _refuse_text_alone(ahead: Ahead) -> None:
-    """Raise ConfigError for a way of tuning that reads text alone."""
-    spec = ahead.recipe.tune
-    ways = {"privacy": bool(spec and spec.privacy), "base_bits": bool(spec and spec.base_bits == 4)}
-    for key in (name for name, is_set in ways.items() if is_set):
-        raise ConfigError(
-            f"{ahead.file}: tune: `{key}` is for models that read text alone, and this one sees",
-            hint=f"leave `{key}` out, or take a text model as the base",
-        )
 
 
 def _check_adapter(ahead: Ahead, adapter: Path, base: Base) -> None:

@@ -24,6 +24,7 @@ SMALL = (
     "special_tokens_map.json",
     "*.jinja",
     "adapter_config.json",
+    "*processor_config.json",
 )
 """Files that describe a model without its weights."""
 

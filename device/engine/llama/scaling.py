@@ -47,11 +47,11 @@ def squeezed(pixels: bytes, width: int, height: int, side: int) -> bytes:
     assert len(pixels) == 3 * width * height, "ggml trusts its caller"
     tile = bytearray(3 * side * side)
     for colour in range(3):
-        tile[colour::3] = _scaled(pixels[colour::3], width, height, side)
+        tile[colour::3] = _scaled(pixels, colour, width, height, side)
     return bytes(tile)
 
 
-def _scaled(plane: bytes, width: int, height: int, side: int) -> bytes:
+def _scaled(pixels: bytes, colour: int, width: int, height: int, side: int) -> bytes:
     """Return one colour of a picture, scaled."""
     size = 4 * (width * height + side * side) + _OVERHEAD_BYTES
     room = _call("ggml_init", _Room(size, None, False))
@@ -59,9 +59,9 @@ def _scaled(plane: bytes, width: int, height: int, side: int) -> bytes:
         raise MemoryError
     try:
         given = _call("ggml_new_tensor_2d", room, _F32, width, height)
-        numbers = array("f", iter(plane))
-        ctypes.memmove(_call("ggml_get_data", given), numbers.buffer_info()[0], 4 * len(numbers))
-        del numbers
+        place = _call("ggml_get_data", given)
+        numbers: Any = (ctypes.c_float * (width * height)).from_address(place)
+        numbers[:] = pixels[colour::3]
         mode = _BILINEAR | _ANTIALIAS
         made = _call("ggml_interpolate", room, given, side, side, 1, 1, mode)
         graph = _call("ggml_new_graph", room)

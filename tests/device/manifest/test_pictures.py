@@ -112,3 +112,18 @@ def test_garbage_is_refused_and_never_fails_otherwise() -> None:
 def test_a_picture_is_known_by_its_bytes(tmp_path: Path) -> None:
     assert len(digest_of(picture(1))) == 64
     assert digest_of(picture(1)) != digest_of(picture(2))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_a_jpeg_that_was_cut_behind_its_header_is_refused(options: dict[str, object]) -> None:
+    """Its decoder would answer with a grey rest; training, which reads by Pillow, refuses it."""
+    from PIL import Image
+
+    written = io.BytesIO()
+    Image.effect_noise((64, 48), 80).save(written, "JPEG", **options)
+    whole = written.getvalue()
+    assert check(whole + b"\0 what a camera adds") == Size(64, 48)
+    for length in (len(whole) - 1, len(whole) - 2, len(whole) * 9 // 10):
+        with pytest.raises(ManifestError, match="cut short: the JPEG file has no end") as caught:
+            check(whole[:length])
+        assert caught.value.code == "bad_picture"

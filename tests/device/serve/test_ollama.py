@@ -147,7 +147,19 @@ REFUSED: list[tuple[str, Any, int, str]] = [
         CHAT,
         {**HI, "messages": [{"role": "user", "content": "a", "images": ["aGk="]}]},
         400,
-        "`messages[0].images`: this model reads text",
+        "`messages[0].images`: the picture is not a whole JPEG or PNG file",
+    ),
+    (
+        CHAT,
+        {**HI, "messages": [{"role": "user", "content": "a", "images": "aGk="}]},
+        400,
+        "`messages[0].images`: must be a list of pictures in base64",
+    ),
+    (
+        GENERATE,
+        {"model": "tiny", "prompt": "a", "images": ["a?"]},
+        400,
+        "`images`: the picture's base64 is broken",
     ),
 ]
 

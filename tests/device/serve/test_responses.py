@@ -345,7 +345,22 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         {"input": [{**USER, "content": [{"type": "input_image", "image_url": "x"}]}]},
         "input[0].content",
-        "a picture is read in a question of /v1/chat/completions",
+        "a picture comes as a `data:` URL of a JPEG or PNG file",
+    ),
+    (
+        {"input": [{**USER, "content": [{"type": "input_image", "file_id": "f"}]}]},
+        "input[0].content",
+        "nothing is stored: send the picture in `image_url`",
+    ),
+    (
+        {"input": [{**USER, "content": [{"type": "input_image", "colour": 1}]}]},
+        "input[0].content",
+        "`colour` is not a field of a picture",
+    ),
+    (
+        {"input": [{**USER, "role": "system", "content": [{"type": "input_image"}]}, USER]},
+        "input[0].content",
+        "a picture is read in a question, as an `image_url` part",
     ),
     ({"input": [{"type": "item_reference", "id": "m"}]}, "input[0]", "nothing is stored: send"),
     ({"input": [{"type": "mcp_call", "id": "m"}]}, "input[0]", "`mcp_call` is not supported here"),

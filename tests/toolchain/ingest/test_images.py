@@ -106,10 +106,12 @@ def test_a_picture_that_training_cannot_read_as_a_board_does_is_told(tmp_path: P
     from PIL import Image
 
     cut, grey = tmp_path / "cut", tmp_path / "grey"
-    whole = picture(0, kind="JPEG")
-    (folder(cut, rows()) / "leds" / "0.png").write_bytes(whole[: len(whole) * 3 // 4])
-    with pytest.raises(ArtifactError, match=r"^leds\.jsonl:1: `image`: the picture cannot be dec"):
-        read(cut, tmp_path / "out")
+    wholes = {"cannot be dec": picture(0), "is cut short": picture(0, kind="JPEG")}
+    for number, (message, whole) in enumerate(wholes.items()):
+        data = folder(cut / str(number), rows())
+        (data / "leds" / "0.png").write_bytes(whole[: len(whole) * 3 // 4])
+        with pytest.raises(ArtifactError, match=rf"^leds\.jsonl:1: `image`: the picture {message}"):
+            read(data, tmp_path / "out")
     folder(grey, rows())
     Image.new("I;16", (8, 8), 40_000).save(grey / "leds" / "0.png")
     with pytest.raises(ArtifactError, match=r"^leds\.jsonl:1: `image`: .* is grey of 16 bits"):

@@ -160,6 +160,7 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 def test_pictures_of_any_shape_are_seen_as_transformers_sees_them(
     model: Model, referee: Referee
 ) -> None:

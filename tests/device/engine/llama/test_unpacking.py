@@ -65,6 +65,19 @@ def test_pixels_are_those_that_pillow_reads(unpacker: Unpacker) -> None:
     assert unpacker.started == 1
 
 
+def test_a_picture_is_squeezed_into_a_tile_where_one_is_asked_for(unpacker: Unpacker) -> None:
+    from PIL import Image
+
+    shown = picture(2, side=90)
+    theirs = Image.frombytes("RGB", (90, 90), pillow(shown)).resize((32, 32), 2).tobytes()
+    ours = unpacker.rgb(shown, checked(shown), 32)
+    assert len(ours) == len(theirs)
+    assert max(abs(one - other) for one, other in zip(ours, theirs, strict=True)) <= 1
+    with pytest.raises(DeviceError, match="the picture cannot be decoded"):
+        unpacker.rgb(shown[:80], checked(shown), 32)
+    assert unpacker.started == 1
+
+
 def test_a_broken_picture_is_said_to_be_and_the_child_goes_on(unpacker: Unpacker) -> None:
     whole = picture(1)
     with pytest.raises(DeviceError, match="the picture cannot be decoded") as caught:
