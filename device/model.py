@@ -163,9 +163,12 @@ class Model:
         engine = self.engine.new_context()
         return replace(self, engine=engine, _prefixes={}, _states={}) if engine else None
 
-    def forget(self, now: "datetime | None" = None) -> None:
-        """Empty the memory except for the prefix, which is read once and then restored."""
-        prefix = self.prefix(now=now)
+    def forget(self, now: "datetime | None" = None, tools: Messages = ()) -> None:
+        """Empty the memory except for the prefix, which is read once and then restored.
+
+        With `tools` it is that of conversations with these tools.
+        """
+        prefix = self.prefix(now=now, tools=tools)
         state = self._state_of(prefix)
         self.engine.forget()
         if state:

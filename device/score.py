@@ -83,10 +83,10 @@ def _logits(model: Model, request: Request, out: BinaryIO) -> None:
 
 def _generate(model: Model, request: Request) -> dict[str, Any]:
     now = _now(request)
-    model.forget(now)
-    sampling = Sampling(max_tokens=request.get("max_tokens", Sampling.max_tokens))
     asked, tools = "messages" in request, read_tools({"tools": request.get("tools", [])})
     shown = tools.shown if tools else ()
+    model.forget(now, shown)
+    sampling = Sampling(max_tokens=request.get("max_tokens", Sampling.max_tokens))
     prompt = model.prompt(_messages(request), now, shown) if asked else Prompt(_tokens(request))
     markup = model.template.markup if tools and model.template else None
     if tools and markup and request.get("held"):

@@ -6,12 +6,15 @@ import array
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from device.engine.base import Settings
+from device.model import Model, open_file
+from device.score import _generate
 from tests.fakes.tiny_gguf import END, tiny_bundle
 
 RECITAL = "树🍵é莓"
@@ -171,3 +174,34 @@ def test_a_file_that_cannot_be_loaded_is_the_only_answer(tmp_path: Path) -> None
     child = Child("--model", str(tmp_path / "bad.gguf"))
     out, _ = child.process.communicate(timeout=30)
     assert (child.process.returncode, json.loads(out)["error"]["code"]) == (1, "bad_model")
+
+
+def test_tools_are_read_once_and_answers_stay_those_of_a_fresh_model(bundle: Path) -> None:
+    pin = {"type": "object", "properties": {"pin": {"type": "integer", "description": "a pin"}}}
+    tool = {"type": "function", "function": {"name": "set_led", "parameters": pin}}
+
+    def request(text: str) -> dict[str, Any]:
+        message = {"role": "user", "content": text}
+        return {"op": "generate", "messages": [message], "tools": [tool], "max_tokens": 4}
+
+    def answers(model: Model, texts: Sequence[str]) -> list[Any]:
+        return [_generate(model, request(text)) for text in texts]
+
+    texts = ("Light pin 4.", "Is it hot in here?", "Light pin 4.")
+    alone = []
+    for text in texts:
+        model = open_file(bundle / "tiny.gguf", Settings(threads=1, context=1024))
+        alone += answers(model, [text])
+        model.engine.close()
+
+    model = open_file(bundle / "tiny.gguf", Settings(threads=1, context=1024))
+    saves: list[int] = []
+    save = model.engine.save
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            model.engine, "save", lambda prefix: (saves.append(len(prefix)), save(prefix))[1]
+        )
+        assert answers(model, texts) == alone
+    assert len(saves) == 1
+    assert saves[0] > 100
+    model.engine.close()

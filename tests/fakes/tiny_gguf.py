@@ -38,12 +38,14 @@ def tiny_gguf(
     template: str = "",
     licence: str = "",
     words: Sequence[str | bytes] = (),
+    drawn: bool = False,
 ) -> Path:
     """Write a llama of about 2 MB whose vocabulary is the 256 bytes and three specials; byte b has
     the id b.
 
     With `bos` the file asks for that token before every text. `words` are more tokens: the model
-    answers every question with them, one after the other. One in `<|…|>` is a control token.
+    answers every question with them, one after the other, unless its weights are `drawn`. One in
+    `<|…|>` is a control token.
     """
     import gguf
 
@@ -76,6 +78,7 @@ def tiny_gguf(
         writer.add_add_bos_token(True)
     first = 256 + len(SPECIALS)
     recital = list(range(first, first + len(words))) or list(recites.encode())
+    recital = [] if drawn else recital
     for name, weights in _tensors(recital, seed, len(words)).items():
         writer.add_tensor(name, weights)
     writer.write_header_to_file()
