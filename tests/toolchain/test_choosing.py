@@ -44,6 +44,16 @@ def test_the_fastest_stays_whatever_its_place(first: int) -> None:
     assert choose(rivals, "fastest") == (first, "fast stays: it answers fastest")
 
 
+def test_a_choice_by_speed_on_a_busy_board_says_so() -> None:
+    busy = rival("b", 10, 0.1)
+    busy.report.measured["contended"] = ["other programs took 54% of the processors"]
+    assert choose([rival("a", 20, 0.1), busy], "fastest") == (
+        0,
+        "a stays: it answers fastest, while other programs ran: measure again on an idle board",
+    )
+    assert "idle" not in choose([rival("a", 20, 0.1), busy], "best")[1]
+
+
 def test_where_no_difference_in_speed_is_shown_the_better_one_stays() -> None:
     rivals = [
         rival("a", 20.0, 0.09, noise=0.05),
