@@ -214,11 +214,11 @@ def _try(
         answer=answer,
         report=measured,
         file=manifest.model,
-        quality=_quality(manifest),
+        quality=quality_of(manifest),
     )
 
 
-def _quality(manifest: Manifest) -> Quality:
+def quality_of(manifest: Manifest) -> Quality:
     """Return what the gate measured, as the bundle here says it."""
     gate = manifest.gate
     return Quality(
@@ -226,7 +226,7 @@ def _quality(manifest: Manifest) -> Quality:
         kl_error=gate.get("kl_error") or 0.0,
         agreement=gate.get("agreement"),
         exact_match=gate.get("exact_match"),
-        size_bytes=manifest.file(manifest.model).size,
+        size_bytes=sum(manifest.file(path).size for path in manifest.model_files),
     )
 
 

@@ -1,17 +1,20 @@
 """Which of several formats stays: the fastest that passed the gate, or the nearest to its model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from device.manifest import File, read_manifest
+from tests.fakes.bundles import make_bundle
 from tests.fakes.models import CHATML, tiny_llama
 from toolchain import recipe as recipes
 from toolchain import show, target
 from toolchain.artifacts import Bundle, Deployment, Report
 from toolchain.choosing import Quality, Rival, choose
-from toolchain.delivery import Delivery
+from toolchain.delivery import Delivery, quality_of
 from toolchain.errors import GateError, ToolchainError
 from toolchain.line.walk import Settings, walk
 
@@ -39,6 +42,16 @@ def test_the_fastest_stays_whatever_its_place(first: int) -> None:
     both = [rival("fast", 20, 0.09), rival("good", 10, 0.01)]
     rivals = both if first == 0 else both[::-1]
     assert choose(rivals, "fastest") == (first, "fast stays: it answers fastest")
+
+
+def test_a_choice_by_speed_on_a_busy_board_says_so() -> None:
+    busy = rival("b", 10, 0.1)
+    busy.report.measured["contended"] = ["other programs took 54% of the processors"]
+    assert choose([rival("a", 20, 0.1), busy], "fastest") == (
+        0,
+        "a stays: it answers fastest, while other programs ran: measure again on an idle board",
+    )
+    assert "idle" not in choose([rival("a", 20, 0.1), busy], "best")[1]
 
 
 def test_where_no_difference_in_speed_is_shown_the_better_one_stays() -> None:
@@ -122,6 +135,18 @@ def test_every_format_is_shown_with_its_quality_and_its_speed(
     assert any(line.split()[:1] == ["a.tflite"] and "10.00" in line for line in lines)
     assert "a.onnx is left out: pi: too old" in lines
     assert lines[-1] == "a.gguf stays: it answers fastest"
+
+
+def test_the_size_of_a_model_counts_the_file_with_its_weights(tmp_path: Path) -> None:
+    manifest = read_manifest(make_bundle(tmp_path / "bundle").path)
+    files = (
+        File(path="m.onnx", size=7_000, sha256="0" * 64),
+        File(path="m.onnx.data", size=1_500_000, sha256="1" * 64),
+    )
+    apart = replace(manifest, model="m.onnx", files=files)
+    assert quality_of(apart).size_bytes == 1_507_000
+    whole = replace(manifest, model="m.onnx.data", files=files)
+    assert quality_of(whole).size_bytes == 1_500_000
 
 
 ROW = ("0.0100", "98.0%", "50.0%", "20.00")

@@ -157,6 +157,14 @@ def test_what_speaks_against_a_figure_is_said_with_it(
     assert caveat in render([made(**measured)])
 
 
+def test_formats_of_one_model_are_told_by_their_files() -> None:
+    release = made().measured["release"]
+    files = ["desk-Q4_0.gguf", "desk-int4_b32.onnx"]
+    page = render([made(release={**release, "file": file}) for file in files])
+    heads = re.findall(r'<h2>desk 1\.0 on [^<]+</h2>\s*<p class="quiet">([^<]+)</p>', page)
+    assert heads == files
+
+
 def test_an_emulated_board_is_never_taken_for_a_real_one() -> None:
     emulated = Report(
         board="virtual:rpi-4b", emulated=True, rows=made().rows, measured=made().measured

@@ -103,6 +103,9 @@ def _report(report: Report) -> Iterator[str]:
     release = report.measured.get("release", {})
     name = " ".join(str(release[key]) for key in ("name", "version") if key in release)
     yield f"<h2>{_text(f'{name} on {report.board}' if name else report.board)}</h2>"
+    if file := release.get("file"):
+        # Several formats of one model have the same name.
+        yield f'<p class="quiet">{_text(str(file))}</p>'
     yield from (f'<p class="caveat">{_text(reason)}</p>' for reason in caveats(report))
     yield _tests(report)
     yield "<h3>What a user waits for, and what it takes</h3>"
