@@ -4,7 +4,7 @@ A set of answered questions is worth how near the nearest of it is to each quest
 summed over the pool: so a question counts as often as it was asked (popularity), and not again
 where its like is answered (novelty). Greedy choice reaches 63 % of the best set of any size
 (Nemhauser, Wolsey, Fisher 1978). Measured on the starter's answers (benchmarks/labels.py): 60 % of
-fresh questions need 52 to 63 % fewer labels than a random choice of rows. Uncertainty sampling
+fresh questions need 54 to 67 % fewer labels than a random choice of rows. Uncertainty sampling
 needed more labels than that choice.
 """
 
@@ -27,7 +27,7 @@ MOST = 4000
 # Their similarities are a matrix of 64 MB.
 SAME_WORDS = 0.4
 """Likeness of words from which two questions are taken to have one answer."""
-# Chosen on pools of seeds 100 to 102, of 0.3, 0.35, 0.4, 0.45 and 0.5 (benchmarks/labels.py draws
+# Chosen on pools of seeds 100 to 102, of 0.35, 0.4, 0.45 and 0.5 (benchmarks/labels.py draws
 # the pools of seeds 0 to 9). Vectors of an embedder have likenesses of another scale.
 _TIE = 0.001
 _PIECES = (2, 3, 4)

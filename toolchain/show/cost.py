@@ -56,8 +56,7 @@ def _unknown(base: str) -> str:
     if not base:
         return "no stage of it takes time that could be foretold"
     return (
-        f"its base `{base}` is not on this computer yet, and its size decides: the first run brings "
-        "it here"
+        f"its base `{base}` is not on this computer yet, and its size decides: a run brings it here"
     )
 
 

@@ -63,7 +63,9 @@ def test_files_of_a_folder_that_are_not_read_are_no_sources(tmp_path: Path) -> N
     one = recipe(tmp_path)
     text = (tmp_path / "r.toml").read_text().replace('"more.jsonl"', '"manual"')
     (tmp_path / "r.toml").write_text(text)
-    data = [each.name for each in sources_of(recipes.load(one.folder / "r.toml")) if each.role == "data"]
+    data = [
+        each.name for each in sources_of(recipes.load(one.folder / "r.toml")) if each.role == "data"
+    ]
     assert data == ["faq.jsonl", "manual/a.md", "manual/c.csv.gz"]
 
 
