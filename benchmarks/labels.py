@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolchain.rounds.choose import choose, normal, word_vectors
+from toolchain.rounds.choose import SAME_WORDS, choose, normal, word_vectors
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "recipes" / "starter" / "help-desk.jsonl"
@@ -78,7 +78,8 @@ def one_run(seed: int, skew: float) -> tuple[int, int, int]:
     answers = [unique[text] for text in texts]
     wanted = [answer for _, answer in fresh]
 
-    ours = choose(vectors, [counts[text] for text in texts], vectors[:0], MOST_LABELS)
+    asked_times = [counts[text] for text in texts]
+    ours = choose(vectors, asked_times, vectors[:0], MOST_LABELS, same=SAME_WORDS)
     place = {text: at for at, text in enumerate(texts)}
     rows_at_random = [place[normal(text)] for text, _ in chance.sample(pool, len(pool))]
     # Who joins equal questions first meets a popular one early as well, and labels it once.

@@ -25,6 +25,8 @@ SHARED = {
     "smollm2.py",
     Path(__file__).name,
 }
+TABLES = {"align.py", "costs.py", "general_replay.py", "labels.py"}
+"""Print a table of their own, which another page of the documentation quotes, and no claims."""
 HEAD = """# Benchmarks
 
 Each row is one claim against a named peer, measured by `make bench` in one run of its benchmark,
@@ -42,7 +44,7 @@ Claim = Mapping[str, Any]
 def main() -> None:
     """Run the named benchmarks, or all of them, in turn; write their sections into the page."""
     options = measure.options(__doc__ or "", names=True)
-    known = {path.stem: path for path in sorted(HERE.glob("*.py")) if path.name not in SHARED}
+    known = claiming()
     if unknown := set(options.names) - known.keys():
         raise SystemExit(f"there is no benchmark `{min(unknown)}`: {', '.join(known)}")
 
@@ -60,6 +62,12 @@ def main() -> None:
     print(page)
     if not options.quick:
         PAGE.write_text(page, encoding="utf-8")
+
+
+def claiming() -> dict[str, Path]:
+    """Return the benchmarks that print claims, by their names."""
+    paths = sorted(HERE.glob("*.py"))
+    return {path.stem: path for path in paths if path.name not in SHARED | TABLES}
 
 
 def sections_of(page: str) -> dict[str, str]:

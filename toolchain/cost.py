@@ -16,6 +16,7 @@ from typing import Any
 from toolchain.artifacts import RECORD, Record, recorded
 from toolchain.figures import DatasetFigures
 from toolchain.prices import Money, Price, Prices
+from toolchain.recipe.model import EyesSpec
 
 SAME_SIZE = 0.05
 """Largest relative difference of two numbers of parameters that count as equal."""
@@ -159,7 +160,10 @@ def _guess(records: Mapping[str, Record]) -> float | None:
     if not {"ingest", "pretrain"} <= records.keys():
         return None
     figures = DatasetFigures.read(records["ingest"].figures)
-    return (figures.question_chars.mean + figures.answer_chars.mean) / CHARACTERS_PER_TOKEN
+    characters = figures.question_chars.mean + figures.answer_chars.mean
+    eyes = records["pretrain"].parameters.get("eyes")
+    places = EyesSpec.model_validate(eyes).places if eyes else 0
+    return characters / CHARACTERS_PER_TOKEN + places
 
 
 def _done(record: Record, folder: str, known: Mapping[str, Record]) -> Iterator[Done]:

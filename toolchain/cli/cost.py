@@ -60,7 +60,7 @@ def cost_verb(
         watts=watts,
     )
     paid = cost.within(found, limit)
-    show.cost(recipe.id, found, paid, limit, as_json=as_json)
+    show.cost(recipe.id, found, paid, limit, base=recipe.model.base, as_json=as_json)
     if limit and works and not paid:
         first = found.offers[0].amount if found.offers else 0.0
         cheapest = f": the cheapest takes {first:.2f} {found.currency}" if found.offers else ""

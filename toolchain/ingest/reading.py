@@ -158,7 +158,7 @@ class Reader:
         """Return a row of messages with the recipe's tools, unless it has its own."""
         if not self.tools or not isinstance(value, dict) or "tools" in value:
             return value
-        talks = "messages" in value or "messages" in self.names
+        talks = {"messages", "conversations"} & value.keys() or "messages" in self.names
         return {**value, "tools": list(self.tools)} if talks else value
 
 

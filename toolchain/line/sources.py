@@ -103,7 +103,7 @@ def _done(stage: str, artifact: Artifact) -> tuple[str, ...]:
         figures = DatasetFigures.read(record.figures)
         return (
             f"{stage}: {figures.entries} entries and {figures.documents} documents read, "
-            f"{sum(figures.dropped.values())} dropped, {figures.held_out} conversations held out",
+            f"{sum(figures.dropped.values())} dropped, {figures.held_out} held out",
         )
     if isinstance(artifact, Knowledge):
         return (f"{stage}: {artifact.figures.passages} passages, quoted or read as they stand",)
@@ -193,13 +193,16 @@ def _documents(recipe: Recipe, patterns: Sequence[str]) -> list[str]:
 
 
 def _files_of(recipe: Recipe, name: str) -> list[str]:
-    """Return the files that an entry of `data.files` means: itself, or what is in a folder."""
+    """Return the files that an entry of `data.files` means: itself, or what is read of a folder."""
+    from toolchain.ingest.files import is_read
+
     folder = recipe.folder / name
     if not folder.is_dir():
         return [name]
     inside = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
     shown = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
-    return sorted((PurePosixPath(name) / file.as_posix()).as_posix() for file in shown) or [name]
+    names = sorted((PurePosixPath(name) / file.as_posix()).as_posix() for file in shown)
+    return [each for each in names if is_read(each)] or [name]
 
 
 def _covered(recipe: Recipe, names: list[str]) -> Mapping[str, SourceSpec]:

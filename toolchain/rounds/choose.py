@@ -4,7 +4,7 @@ A set of answered questions is worth how near the nearest of it is to each quest
 summed over the pool: so a question counts as often as it was asked (popularity), and not again
 where its like is answered (novelty). Greedy choice reaches 63 % of the best set of any size
 (Nemhauser, Wolsey, Fisher 1978). Measured on the starter's answers (benchmarks/labels.py): 60 % of
-fresh questions need 52 to 63 % fewer labels than a random choice of rows. Uncertainty sampling
+fresh questions need 54 to 67 % fewer labels than a random choice of rows. Uncertainty sampling
 needed more labels than that choice.
 """
 
@@ -25,6 +25,11 @@ WIDTH = 8192
 MOST = 4000
 """Questions of a pool that are compared with one another: the ones that were asked most often."""
 # Their similarities are a matrix of 64 MB.
+SAME_WORDS = 0.4
+"""Likeness of words from which two questions are taken to have one answer."""
+# Chosen on pools of seeds 100 to 102, of 0.35, 0.4, 0.45 and 0.5 (benchmarks/labels.py draws
+# the pools of seeds 0 to 9). Vectors of an embedder have likenesses of another scale.
+_TIE = 0.001
 _PIECES = (2, 3, 4)
 """Lengths of the pieces of text, in characters: they serve Chinese as well."""
 
@@ -42,21 +47,26 @@ class Choice:
 
 
 def choose(
-    vectors: "np.ndarray", counts: Sequence[int], answered: "np.ndarray", budget: int
+    vectors: "np.ndarray",
+    counts: Sequence[int],
+    answered: "np.ndarray",
+    budget: int,
+    same: float = 0.0,
 ) -> list[Choice]:
     """Return the questions to answer, the most valuable first.
 
     `vectors` has a row of length 1 for each question, which was asked `counts` times; `answered`
-    has the rows of the questions that are answered already.
+    has the rows of the questions that are answered already. From a likeness of `same` on one answer
+    serves both of two questions, and none below; at 0 it serves them as much as they are alike.
     """
     import numpy as np
 
     weights = np.asarray(counts, dtype=np.float32)
     weights /= max(1.0, float(weights.sum()))
-    likeness = np.clip(vectors @ vectors.T, 0, 1)
+    likeness = _served(vectors @ vectors.T, same)
     covered = np.zeros(len(vectors), dtype=np.float32)
     for start in range(0, len(answered), MOST):
-        near = np.clip(vectors @ answered[start : start + MOST].T, 0, 1)
+        near = _served(vectors @ answered[start : start + MOST].T, same)
         covered = np.maximum(covered, near.max(axis=1, initial=0))
 
     def gain(index: int) -> float:
@@ -75,6 +85,17 @@ def choose(
         covered = np.maximum(covered, likeness[index])
         chosen.append(Choice(index, now, float(weights @ covered)))
     return chosen
+
+
+def _served(likeness: "np.ndarray", same: float) -> "np.ndarray":
+    """Return how well an answer to one question serves another, 0 to 1, by their likeness."""
+    import numpy as np
+
+    likeness = np.clip(likeness, 0, 1)
+    if not same:
+        return likeness
+    # Of two choices that serve equally many questions the nearer one is better.
+    return np.asarray((likeness >= same) + _TIE * likeness, np.float32) / (1 + _TIE)
 
 
 def word_vectors(texts: Sequence[str], others: Sequence[str] = ()) -> "np.ndarray":

@@ -17,7 +17,7 @@ from toolchain.files import write_whole
 from toolchain.harvested import HARVESTED, marks_in
 from toolchain.ingest import look
 from toolchain.recipe import Recipe
-from toolchain.rounds.choose import MOST, Choice, choose, normal, word_vectors
+from toolchain.rounds.choose import MOST, SAME_WORDS, Choice, choose, normal, word_vectors
 from toolchain.rounds.harvest import Row
 from toolchain.texts import Unreadable, decoded, parse_json
 
@@ -125,7 +125,7 @@ def label(
     if embed and not answered:
         known = vectors[:0]
     counts = [len(each.ids) for each in pool]
-    chosen = choose(vectors, counts, known, budget)
+    chosen = choose(vectors, counts, known, budget, same=0.0 if embed else SAME_WORDS)
 
     write_whole(out, _json([_task(pool[each.index], each) for each in chosen]))
     config = out.with_suffix(".xml")

@@ -22,9 +22,10 @@ def cost(
     offers: "Sequence[Offer]",
     budget: "Money | None",
     *,
+    base: str,
     as_json: bool,
 ) -> None:
-    """Show what a recipe takes; `offers` are those within the budget."""
+    """Show what a recipe takes; `offers` are those within the budget, `base` is what it names."""
     if as_json:
         fields = asdict(found) | {"recipe": recipe, "seconds": found.seconds}
         fields["offers"] = [
@@ -34,19 +35,29 @@ def cost(
         return
 
     if not found.stages:
-        console.show_text(f"{recipe}: trains nothing, or its base is not known here yet")
-    else:
-        console.show_text(
-            f"on this computer: {duration(found.seconds)}, 0 {found.currency}; "
-            f"{found.kwh:.3g} kWh, {found.co2_kg:.3g} kg CO2"
-        )
-        rows = [[each.stage, duration(each.seconds), each.by] for each in found.stages]
-        console.show_table(("stage", "time", ""), rows)
+        console.show_text(f"{recipe}: {_unknown(base)}")
+        return
+
+    console.show_text(
+        f"on this computer: {duration(found.seconds)}, 0 {found.currency}; "
+        f"{found.kwh:.3g} kWh, {found.co2_kg:.3g} kg CO2"
+    )
+    rows = [[each.stage, duration(each.seconds), each.by] for each in found.stages]
+    console.show_table(("stage", "time", ""), rows)
     limit = f" within {budget.amount:g} {budget.currency}" if budget else ""
     if offers:
         console.show_text(f"\nrented, the cheapest of {len(offers)} offers{limit}:")
         console.show_table(_HEAD, [_row(offer, found.currency) for offer in offers[:SHOWN]])
     console.show_text("\nassumed: " + "\n         ".join(found.assumptions))
+
+
+def _unknown(base: str) -> str:
+    """Return why nothing can be said."""
+    if not base:
+        return "no stage of it takes time that could be foretold"
+    return (
+        f"its base `{base}` is not on this computer yet, and its size decides: a run brings it here"
+    )
 
 
 _HEAD = ("provider", "region", "accelerator", "", "hours", "price", "kWh", "kg CO2", "price of")

@@ -196,3 +196,56 @@ def test_files_of_a_folder_that_are_not_read_are_told(tmp_path: Path) -> None:
     line = "not read, as they are of another kind: manual/b.docx"
     assert line in list(preview(parts, spec))
     assert line in list(told(parts, spec))
+
+
+LAMP = {"name": "lamp", "parameters": {"type": "object", "properties": {"on": {"type": "boolean"}}}}
+CALL = '{"name": "lamp", "arguments": {"on": true}}'
+
+
+def _with_call(call: Any, tools: Any) -> bytes:
+    turns = (("human", "Lamp on"), ("function_call", call), ("observation", "ok"), ("gpt", "Done."))
+    row = {"conversations": [{"from": who, "value": text} for who, text in turns], "tools": tools}
+    return json.dumps(row).encode()
+
+
+@pytest.mark.parametrize("tools", [json.dumps([LAMP]), [LAMP], [{"function": LAMP}]])
+@pytest.mark.parametrize("call", [CALL, f"[{CALL}]"])
+def test_turns_of_tools_in_sharegpt_are_learned_where_the_row_has_tools(
+    call: str, tools: Any, tmp_path: Path
+) -> None:
+    (messages,) = read(tmp_path, "a.jsonl", _with_call(call, tools))
+    assert [each["role"] for each in messages] == ["user", "assistant", "tool", "assistant"]
+    assert messages[1]["tool_calls"][0]["function"] == {"name": "lamp", "arguments": {"on": True}}
+    assert messages[2]["content"] == "ok"
+
+
+def test_turns_of_tools_in_sharegpt_are_learned_with_the_tools_of_the_recipe(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps([{"type": "function", "function": LAMP}]))
+    row = json.loads(_with_call(CALL, None))
+    del row["tools"]
+    (messages,) = read(tmp_path, "a.jsonl", json.dumps(row).encode(), tools="tools.json")
+    assert messages[1]["tool_calls"][0]["function"]["name"] == "lamp"
+
+
+@pytest.mark.parametrize(
+    ("call", "tools", "problem"),
+    [
+        (CALL, None, "a message of a tool is not text of the conversation"),
+        (CALL, "", "a message of a tool is not text of the conversation"),
+        ("lamp(on)", [LAMP], "`function_call` must be JSON: not valid JSON"),
+        ("5", [LAMP], "a call has no `function.name`"),
+        (None, [LAMP], "a call has no `function.name`"),
+        ('{"name": "fan"}', [LAMP], "a call of `fan`, which is no tool of it"),
+        (CALL.replace("true", "5"), [LAMP], "a call of `lamp` does not fit its schema"),
+        (CALL, "{", "`tools` must be JSON: not valid JSON"),
+        (CALL, [5], "`tools[0]` is not a function"),
+    ],
+)
+def test_calls_in_sharegpt_that_are_none_are_refused(
+    call: Any, tools: Any, problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError) as refused:
+        read(tmp_path, "a.jsonl", _with_call(call, tools))
+    assert refused.value.message.startswith(f"a.jsonl:1: {problem}")

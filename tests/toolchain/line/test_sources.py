@@ -56,6 +56,19 @@ def named(sources: list[Source]) -> dict[str, Source]:
     return {source.name: source for source in sources}
 
 
+def test_files_of_a_folder_that_are_not_read_are_no_sources(tmp_path: Path) -> None:
+    (tmp_path / "manual").mkdir()
+    for name in ("a.md", "b.docx", "logo.png", "c.csv.gz"):
+        (tmp_path / "manual" / name).write_bytes(b"x")
+    one = recipe(tmp_path)
+    text = (tmp_path / "r.toml").read_text().replace('"more.jsonl"', '"manual"')
+    (tmp_path / "r.toml").write_text(text)
+    data = [
+        each.name for each in sources_of(recipes.load(one.folder / "r.toml")) if each.role == "data"
+    ]
+    assert data == ["faq.jsonl", "manual/a.md", "manual/c.csv.gz"]
+
+
 SOURCES = """
 [[data.sources]]
 files = ["faq.jsonl"]

@@ -109,6 +109,20 @@ class TestChoice:
             covered = np.maximum(covered, vectors @ vectors[each.index])
             assert each.covered == pytest.approx(float(weights @ covered), abs=1e-4)
 
+    def test_from_a_likeness_on_one_answer_serves_both_and_below_it_none(self) -> None:
+        vectors = np.array([[1, 0, 0], [0.8, 0.6, 0], [0.6, 0.8, 0], [0, 0, 1]], np.float32)
+        chosen = choose(vectors, [1, 1, 1, 2], NONE, 4, same=0.75)
+        # The middle one is like both of its neighbours, so it covers three questions of five.
+        assert [each.index for each in chosen[:2]] == [1, 3]
+        assert [each.covered for each in chosen[:2]] == pytest.approx([0.6, 1.0], abs=2e-3)
+        assert chosen[2].gain < 2e-3
+
+    def test_what_is_like_an_answered_question_is_covered_from_the_likeness_on(self) -> None:
+        vectors = np.array([[1, 0], [0, 1]], np.float32)
+        known = np.array([[0.5, 0.5**0.5]], np.float32)
+        (first, *_) = choose(vectors, [5, 1], known, 2, same=0.6)
+        assert (first.index, first.covered - first.gain) == (0, pytest.approx(1 / 6, abs=2e-3))
+
     def test_chinese_questions_are_compared_by_their_characters(self) -> None:
         vectors = word_vectors(["树莓派为什么过热", "树莓派为什么会过热", "如何重置密码"])
         assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]

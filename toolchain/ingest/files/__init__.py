@@ -18,7 +18,7 @@ from toolchain.ingest.files.table import comma_rows, tab_rows
 from toolchain.ingest.files.text import document, paragraphs
 from toolchain.texts import HALF_CHARACTERS
 
-__all__ = ["FILES", "Raw", "Source", "expanded", "is_of_lines", "others_in", "read_rows"]
+__all__ = ["FILES", "Raw", "Source", "expanded", "is_of_lines", "is_read", "others_in", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,12 @@ def others_in(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
     """Return the files in the folders among some names that are of no kind that is read."""
     folders = (name or "." for name in names if (folder / name).is_dir())
     inside = (each for name in folders for each in _names_in(name, folder))
-    return tuple(each for each in inside if _ending(each)[0] not in FILES)
+    return tuple(each for each in inside if not is_read(each))
+
+
+def is_read(name: str) -> bool:
+    """Say by a file's name whether it is of a kind that is read."""
+    return _ending(name)[0] in FILES
 
 
 def _names_in(name: str, folder: Path) -> list[str]:
@@ -115,7 +120,7 @@ def _names_in(name: str, folder: Path) -> list[str]:
 
 def _files_in(name: str, folder: Path) -> list[str]:
     names = _names_in(name, folder)
-    read = [each for each in names if _ending(each)[0] in FILES]
+    read = [each for each in names if is_read(each)]
     if not read:
         raise ArtifactError(
             f"{name}: a folder, not a file",
