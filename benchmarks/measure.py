@@ -213,6 +213,16 @@ def paired(
     )
 
 
+def peak_bytes() -> int:
+    """Return the most memory that this process had resident, by the kernel.
+
+    getrusage(2) tells that of the process that started this one, if it was more.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) << 10
+
+
 def machine() -> dict[str, object]:
     """Return where and when it was measured."""
     load = round(os.getloadavg()[0], 1)

@@ -12,7 +12,6 @@ goes on; runs of other code are not taken.
 import hashlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 ROUNDS, QUICK_ROUNDS = 5, 1
 STEPS, QUICK_STEPS = 9, 3
-HALF_ROUNDS, HALF_STEPS = 3, 5
+HALF_ROUNDS, HALF_STEPS = 3, 4
 """Of the larger model."""
 BATCH = 4
 THREADS = 1
@@ -277,7 +276,7 @@ def _ours(folder: Path, file: Path, out: Path) -> dict[str, Any]:
         "wall_s": clock.ends[-1][1] - clock.ends[0][1],
         "tokens": sum(len(each.ids) for each in examples[BATCH:]),
         "loss": clock.loss,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": measure.peak_bytes(),
     }
 
 

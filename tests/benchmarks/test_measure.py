@@ -1,5 +1,9 @@
 """What all benchmarks share: order, ratio and interval."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from benchmarks import measure
@@ -44,3 +48,26 @@ def test_a_paired_claim_that_misses_its_goal_says_so_with_its_interval() -> None
     one = measure.paired("c", "p", 0.5, [1.0, 2.0, 3.0], [2.0, 3.0, 4.0], {})
     assert (one.measured, one.holds) == (0.667, False)
     assert 0.5 <= one.ci[0] < 0.667 < one.ci[1] <= 0.75
+
+
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import measure
+first = measure.peak_bytes()
+kept = bytearray(b"1" * (64 << 20))
+del kept
+print(first, measure.peak_bytes())
+"""
+
+
+def test_a_peak_is_that_of_the_process_alone_and_stays() -> None:
+    large = bytearray(b"1" * (256 << 20))
+    folder = str(Path(measure.__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, folder], capture_output=True, text=True, check=True
+    )
+    del large
+    first, last = map(int, done.stdout.split())
+    assert first < 128 << 20
+    assert last - first > 48 << 20

@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from safetensors import safe_open
 
 from tests.fakes.models import tiny_llama
+from toolchain.chat import IGNORED
 from toolchain.models.checkpoints import load_model
 from toolchain.progress import Silent
-from toolchain.recipe import LoraSpec
+from toolchain.recipe import LoraSpec, Precision
 from toolchain.training import compute
 from toolchain.training.compute import Compute, computing
 from toolchain.training.examples import Example
@@ -98,6 +99,43 @@ def test_a_run_that_goes_on_computes_as_it_began(
     _, again = trained(1 << 40, replace(COURSE, steps=9), where="one")
     assert again["steps"] == 9
     assert (again["parts"], again["checkpointing"]) == (begun["parts"], begun["checkpointing"])
+
+
+class StoppedError(Exception):
+    """What interrupts a training."""
+
+
+class Stopper(Silent):
+    """A reporter that ends a training after a step."""
+
+    def step(self, name: str, done: float, total: float, unit: str = "", figures: str = "") -> None:
+        if done == 5:
+            raise StoppedError
+
+
+@pytest.mark.parametrize("kind", ["float32", "bf16"])
+def test_an_adapter_that_reads_a_shared_beginning_in_parts_goes_on_bit_for_bit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Precision
+) -> None:
+    beginning = [5 + 3 * k % 300 for k in range(70)]
+    examples = [
+        Example(ids=ids, labels=[IGNORED] * 70 + ids[70:])
+        for ids in ([*beginning, *(7 * n + k for k in range(3 + 5 * n % 11))] for n in range(13))
+    ]
+    course = replace(COURSE, steps=9, precision=kind, save_every_s=0)
+    monkeypatch.setattr(compute, "fit", lambda **_: (2, False))
+
+    def learned(where: str, report: Any) -> torch.Tensor:
+        spec = LoraSpec(r=4)
+        model = with_lora(load_model(folder), spec, 0, stage="tune").get_base_model()
+        figures = train(AnswerLoss(model), examples, course, tmp_path / where, report)
+        assert (figures["parts"], figures["precision"]) == (2, kind)
+        return torch.cat([each.flatten() for each in model.parameters() if each.requires_grad])
+
+    whole = learned("whole", Silent())
+    with pytest.raises(StoppedError):
+        learned("stopped", Stopper())
+    assert torch.equal(learned("stopped", Silent()), whole)
 
 
 def test_a_text_gives_what_it_was_made_of() -> None:
