@@ -24,7 +24,7 @@ from toolchain.quantize.gguf import ModelLabel
 from toolchain.recipe import QuantizeSpec
 
 CONTEXT, PROMPT, STEPS = 512, 64, 96
-ROUNDS, QUICK_ROUNDS = 15, 1
+ROUNDS, QUICK_ROUNDS = 7, 1
 OURS = """
 import json, sys, time
 from pathlib import Path
