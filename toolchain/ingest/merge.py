@@ -120,17 +120,21 @@ def _disagreeing(store: Store, again: "npt.NDArray[np.bool_]") -> "npt.NDArray[n
     """Return for each duplicate phrasing whether the one that stays has another answer."""
     import numpy as np
 
+    def keys_of(shard: int) -> "npt.NDArray[np.uint64]":
+        return numbers(store.shards[shard].folder / "keys", "Q")
+
+    # Read twice, so that the keys of one shard are in memory at a time.
     bounds = list(enumerate(pairwise(store.phrasings)))
-    columns = [numbers(shard.folder / "keys", "Q") for shard in store.shards]
-    asked = [columns[number][again[first:last]] for number, (first, last) in bounds]
+    asked = [keys_of(number)[again[first:last]] for number, (first, last) in bounds]
     if not any(map(len, asked)):
         return np.zeros_like(again)
     wanted = np.unique(np.concatenate(asked))
     keys, answers, places = [], [], []
     for number, (first, _) in bounds:
-        at = np.flatnonzero(np.isin(columns[number], wanted))
+        own = keys_of(number)
+        at = np.flatnonzero(np.isin(own, wanted))
         entries = store.ends(number).searchsorted(at, side="right")
-        keys.append(columns[number][at])
+        keys.append(own[at])
         answers.append(numbers(store.shards[number].folder / "answers", "Q")[entries])
         places.append(at + first)
     together, given, where = map(np.concatenate, (keys, answers, places))

@@ -54,7 +54,7 @@ def cost(
 def _unknown(base: str) -> str:
     """Return why nothing can be said."""
     if not base:
-        return "no stage of it takes time that could be foretold"
+        return "no stage of it takes time that can be estimated"
     return (
         f"its base `{base}` is not on this computer yet, and its size decides: a run brings it here"
     )
