@@ -25,6 +25,7 @@ from toolchain.knowledge.index import entries_of, set_fitted, write_index
 from toolchain.knowledge.source import embedder_folder
 from toolchain.knowledge.teacher import Teacher
 from toolchain.knowledge.texts import Texts
+from toolchain.knowledge.unfitted import GENERAL, general_questions, with_limit
 from toolchain.knowledge.written import Written
 from toolchain.progress import Reporter
 from toolchain.recipe import KnowledgeGateSpec, KnowledgeSpec
@@ -70,6 +71,8 @@ def know(
         "texts": value_digest(texts),
         "runtime": runtime.name,
     }
+    if not _has_tuning(texts):
+        inputs["general"] = file_digest(GENERAL)
     # The limits decide nothing that is made: another gate measures nothing again.
     made_by = spec.model_copy(update={"gate": KnowledgeGateSpec()})
     work = Work(stage="know", inputs=inputs, parameters=made_by, seed=seed, tools=("gguf",))
@@ -115,7 +118,8 @@ def _make(
     sha256 = file_digest(written.file)
     index = out / KNOWLEDGE
 
-    asked = (*texts.tuning, *texts.fresh)
+    general = () if _has_tuning(texts) else general_questions()
+    asked = (*texts.tuning, *texts.fresh, *general)
     compared_texts = [entry.text for entry in entries]
     questions = [each.question.strip() for each in asked]
     with closing(VectorCache(cache / "vectors.db", _maker(runtime, sha256))) as kept:
@@ -127,14 +131,17 @@ def _make(
             kept.vectors(compared_texts),
             sha256,
             # Where nothing is fitted, a passage is as near as its closest entry.
-            POOLING if any(each.right for each in texts.tuning) else 0.0,
+            POOLING if _has_tuning(texts) else 0.0,
         )
         vectors = kept.vectors(questions)
         kept.drop_others()
 
     compared = _compare(asked, vectors, runtime, written.file, index, report)
-    trials, fresh = compared[: len(texts.tuning)], compared[len(texts.tuning) :]
+    count = len(texts.tuning)
+    trials, fresh = compared[:count], compared[count : count + len(texts.fresh)]
     fitted = fit_with_bare(trials)
+    if general:
+        fitted = with_limit(fitted, compared[count + len(fresh) :])
     set_fitted(index, fitted, _goldens(texts, fitted, trials, fresh))
     if fresh:
         measured = zip(texts.fresh, fresh, strict=True)
@@ -155,6 +162,11 @@ def _make(
         fresh=fitting.scores(fresh, fitted),
         fresh_bare=fitting.scores(right_bare(fresh), fitted),
     )
+
+
+def _has_tuning(texts: Texts) -> bool:
+    """Return whether anybody wrote questions that the search can be fitted with."""
+    return any(each.right for each in texts.tuning)
 
 
 def _maker(runtime: Path, embedder: str) -> str:

@@ -31,8 +31,8 @@ def look(ahead: Ahead, findings: Findings) -> None:
         findings.notes += [f"know: {name}: {reason}" for name, reason in texts.unread()]
         if not spec.tuning:
             findings.notes.append(
-                "know: no `tuning` questions: the search is not fitted, and refuses only what is "
-                "nearer to an unanswered question"
+                "know: no `tuning` questions: the search is not fitted, and refuses what is no "
+                "nearer to the documents than general questions are"
             )
         findings.notes += _unknown_languages(texts, spec.embedder)
         _look_for_persons(ahead, texts, findings)

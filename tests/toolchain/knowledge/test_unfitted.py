@@ -1,0 +1,39 @@
+"""A search that nobody fitted refuses what is as far from it as questions of common knowledge."""
+
+import pytest
+
+from toolchain.knowledge.fitting import DEFAULT, Trial, judge
+from toolchain.knowledge.unfitted import MOST, general_questions, with_limit
+from toolchain.runtime.recall import Compared
+
+
+def trial(likeness: float) -> Trial:
+    compared = Compared(like={1: likeness}, common={1: 0.0}, unanswered=0.0)
+    return Trial(compared=compared, right=frozenset())
+
+
+def test_at_most_one_general_question_in_twenty_five_is_answered() -> None:
+    general = [trial(0.002 * number) for number in range(200)]
+    fitted = with_limit(DEFAULT, general)
+    known = [judge(each.compared, fitted).known for each in general]
+    assert sum(known) == 8 == 0.04 * len(known)
+    assert known[-8:] == [True] * 8
+
+
+def test_equal_likeness_is_refused() -> None:
+    general = [trial(0.3) for _ in range(50)]
+    fitted = with_limit(DEFAULT, general)
+    assert not any(judge(each.compared, fitted).known for each in general)
+    assert judge(trial(0.31).compared, fitted).known
+
+
+@pytest.mark.parametrize(("likeness", "limit"), [(0.95, MOST), (-0.5, 0.000001)])
+def test_the_limit_stays_within_what_cosines_mean(likeness: float, limit: float) -> None:
+    fitted = with_limit(DEFAULT, [trial(likeness)] * 30)
+    assert fitted["threshold"] == fitted["bare_threshold"] == limit
+
+
+def test_general_questions_have_no_passage() -> None:
+    asked = general_questions()
+    assert len(asked) > 100
+    assert not any(each.right or each.also for each in asked)
