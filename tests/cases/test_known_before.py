@@ -224,7 +224,7 @@ def test_a_model_of_the_hub_is_judged_by_its_small_files(desk: Path) -> None:
 def test_what_could_not_be_judged_is_said(desk: Path) -> None:
     (desk / "r.toml").write_text(RECIPE.replace('"base"', '"some/model"'))
     errors, notes = on_the_hub(desk, "http://127.0.0.1:9", "offline")
-    assert (errors, notes) == (
+    assert (errors, [note for note in notes if "may teach nothing" not in note]) == (
         [],
         [
             "model `some/model`: not judged before the walk: not on this computer",
@@ -232,7 +232,7 @@ def test_what_could_not_be_judged_is_said(desk: Path) -> None:
         ],
     )
     errors, notes = on_the_hub(desk, "http://127.0.0.1:9", "online")
-    assert (errors, notes) == (
+    assert (errors, [note for note in notes if "may teach nothing" not in note]) == (
         [],
         [
             "model `some/model`: not judged before the walk: the hub cannot be reached",

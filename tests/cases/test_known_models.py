@@ -115,9 +115,11 @@ MODELS = [
     ),
     (
         lambda desk: config(
-            desk, architectures=["Gemma3ForConditionalGeneration"], text_config={"hidden_size": 64}
+            desk,
+            architectures=["Qwen2_5_VLForConditionalGeneration"],
+            text_config={"hidden_size": 64},
         ),
-        "config.json: `Gemma3ForConditionalGeneration` is a model of several inputs",
+        "config.json: `Qwen2_5_VLForConditionalGeneration` is a model of several inputs",
         "give the language model alone",
     ),
     (
