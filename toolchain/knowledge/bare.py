@@ -158,7 +158,7 @@ class _Scores:
         )
 
     def firsts(self, bonus: float, against: float, weights: Weights) -> "_Firsts":
-        """Return what comes first if bare passages get so much."""
+        """Return what comes first if bare passages get so much; a candidate has a temperature."""
         import numpy as np
 
         scores = self.scores + bonus * self.thin
@@ -166,13 +166,9 @@ class _Scores:
         first = scores.argmax(axis=1)
         thin = self.thin[rows, first]
         others = scores + against * np.maximum(0.0, self.thin - thin[:, None])
-        if weights.rivalry > 0.0:
-            top = others.max(axis=1)
-            apart = np.exp((others - top[:, None]) / weights.rivalry)
-            lost = top + weights.rivalry * np.log(apart.sum(axis=1)) - scores[rows, first]
-        else:
-            others[rows, first] = _NONE
-            lost = np.maximum(0.0, others.max(axis=1))
+        top = others.max(axis=1)
+        apart = np.exp((others - top[:, None]) / weights.rivalry)
+        lost = top + weights.rivalry * np.log(apart.sum(axis=1)) - scores[rows, first]
         return _Firsts(
             thin=thin,
             answers=self.answers[rows, first],

@@ -104,11 +104,6 @@ def hits(trials: Sequence[Trial], fitted: Fitted, places: int) -> float:
     return found / max(1, len(asked))
 
 
-def fit(trials: Sequence[Trial]) -> Fitted:
-    """Return what keeps most right answers; bare passages count as the others."""
-    return candidates(trials)[0].fitted
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """The best fit with one share of words and one temperature."""

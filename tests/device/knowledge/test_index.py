@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -318,44 +318,38 @@ def test_several_close_questions_of_a_passage_count_for_more_than_one(tmp_path: 
         opened.close()
 
 
-def test_an_index_of_the_schema_before_is_searched_as_it_was_fitted(tmp_path: Path) -> None:
-    file = written(tmp_path / "before.db")
+@contextmanager
+def of_schema(number: int, missing: str, folder: Path) -> Iterator[Index]:
+    """Open an index as a schema before wrote it, without the facts that an SQL condition names."""
+    file = written(folder / "before.db")
     with closing(sqlite3.connect(file)) as db, db:
-        db.execute("DELETE FROM facts WHERE name IN ('pooling', 'next', 'rivalry')")
-        db.execute("UPDATE facts SET value = 1 WHERE name = 'schema'")
+        db.execute(f"DELETE FROM facts WHERE {missing}")
+        db.execute("UPDATE facts SET value = ? WHERE name = 'schema'", (number,))
     opened = Index(file, embed)
     try:
-        assert (opened.pooling, opened.weights.next) == (0.0, 0.0)
-        assert opened.search("a lightning bolt on my screen").known
+        yield opened
     finally:
         opened.close()
+
+
+def test_an_index_of_the_schema_before_is_searched_as_it_was_fitted(tmp_path: Path) -> None:
+    with of_schema(1, "name IN ('pooling', 'next', 'rivalry')", tmp_path) as opened:
+        assert (opened.pooling, opened.weights.next) == (0.0, 0.0)
+        assert opened.search("a lightning bolt on my screen").known
 
 
 def test_an_index_before_bare_passages_were_fitted_treats_all_alike(tmp_path: Path) -> None:
-    file = written(tmp_path / "before.db")
-    with closing(sqlite3.connect(file)) as db, db:
-        db.execute("DELETE FROM facts WHERE name LIKE 'bare%' OR name IN ('enough', 'rivalry')")
-        db.execute("UPDATE facts SET value = 2 WHERE name = 'schema'")
-    opened = Index(file, embed)
-    try:
+    missing = "name LIKE 'bare%' OR name IN ('enough', 'rivalry')"
+    with of_schema(2, missing, tmp_path) as opened:
         weights = opened.weights
         assert (weights.bare, weights.bare_next) == (0.0, 0.0)
         assert weights.bare_threshold == weights.threshold == 0.4
-    finally:
-        opened.close()
 
 
 def test_an_index_before_rivalry_loses_the_score_of_the_second_passage(tmp_path: Path) -> None:
-    file = written(tmp_path / "before.db")
-    with closing(sqlite3.connect(file)) as db, db:
-        db.execute("DELETE FROM facts WHERE name = 'rivalry'")
-        db.execute("UPDATE facts SET value = 3 WHERE name = 'schema'")
-    opened = Index(file, embed)
-    try:
+    with of_schema(3, "name = 'rivalry'", tmp_path) as opened:
         assert opened.weights.rivalry == 0.0
         assert opened.search("a lightning bolt on my screen").known
-    finally:
-        opened.close()
 
 
 def test_rows_are_packed_for_the_product_and_the_sign_bits_of_the_board() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from toolchain.knowledge.bare import as_if_bare, fit_with_bare, right_bare
-from toolchain.knowledge.fitting import DEFAULT, Trial, candidates, fit, scores
+from toolchain.knowledge.fitting import DEFAULT, Trial, candidates, scores
 from toolchain.runtime.recall import Compared
 
 
@@ -48,7 +48,7 @@ def test_a_bare_passage_whose_text_is_not_near_is_not_found() -> None:
 
 def test_what_is_fitted_answers_from_a_bare_passage_that_was_refused() -> None:
     trials = [*(trial(1) for _ in range(40)), *(unknown() for _ in range(40))]
-    usual = fit(trials)
+    usual = candidates(trials)[0].fitted
     bare = fit_with_bare(trials)
     before, after = scores(right_bare(trials), usual), scores(right_bare(trials), bare)
     assert before

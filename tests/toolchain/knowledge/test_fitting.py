@@ -1,8 +1,9 @@
 """Weights and threshold of a search, fitted on hand-made comparisons."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from toolchain.knowledge.fitting import DEFAULT, Trial, fit, hits, scores
+from toolchain.knowledge.fitting import DEFAULT, Fitted, Trial, candidates, hits, scores
 from toolchain.runtime.recall import Compared
 
 
@@ -16,6 +17,11 @@ def trial(
         like=like, common={**dict.fromkeys(like, 0.0), **(common or {})}, unanswered=unanswered
     )
     return Trial(compared=compared, right=frozenset([right] if right else []))
+
+
+def fit(trials: Sequence[Trial]) -> Fitted:
+    """Return the best fit where bare passages count as the others."""
+    return candidates(trials)[0].fitted
 
 
 def test_without_questions_nothing_is_fitted() -> None:
