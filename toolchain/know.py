@@ -160,7 +160,7 @@ def _make(
         fitted=dict(fitted),
         tuning=fitting.scores(trials, fitted),
         fresh=fitting.scores(fresh, fitted),
-        fresh_bare=fitting.scores(right_bare(fresh), fitted),
+        fresh_bare=fitting.scores(right_bare(fresh), fitted) if any(texts.questions) else None,
     )
 
 

@@ -34,8 +34,8 @@ CREATE TABLE signs (id INTEGER PRIMARY KEY, bits BLOB);
 CREATE TABLE goldens (id INTEGER PRIMARY KEY, question TEXT, passage INTEGER);
 """
 """Tables of the file. `passage` is NULL for a question that no passage answers. A passage's first
-entry is its own text, the others are its questions. `signs` has one row with the sign bits of all
-entries, in their order."""
+entry is its own text, the others are its questions, or parts of its text where nobody wrote any
+question. `signs` has one row with the sign bits of all entries, in their order."""
 WORDS = f"CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize='{TOKENIZER}')"
 """Words of each entry, by its id."""
 POOLING = 0.05

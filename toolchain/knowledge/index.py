@@ -23,12 +23,16 @@ from device.manifest.knowledge import (
 )
 from toolchain.errors import ToolError
 from toolchain.files import whole_file
+from toolchain.knowledge.parts import parts
 from toolchain.knowledge.passages import Passage
 
 if TYPE_CHECKING:
     import numpy as np
 
 _PAGE_BYTES = 4096
+PARTED = 10_000
+"""Most passages that are compared by their parts as well, which make the index four times as
+large."""
 FITTED = tuple(each.name for each in fields(Weights))
 """Facts that are fitted once the index can be searched."""
 
@@ -40,17 +44,27 @@ class Entry:
     text: str
     passage: int | None
     """Number of the passage that it stands for, from 1; None for a question without an answer."""
+    part: bool = False
+    """Whether it is a part of the passage's own text."""
 
 
 def entries_of(
     passages: Sequence[Passage], questions: Sequence[Sequence[str]], unanswered: Sequence[str]
 ) -> list[Entry]:
-    """Return what is compared with a question: passages, their questions, then the others."""
+    """Return what is compared with a question: passages, their questions, then the others.
+
+    Where nobody wrote any question, a passage is compared by its parts as well, up to `PARTED`
+    passages.
+    """
+    # Beside passages with questions, parts say too little: those passages still come first.
+    parted = not any(questions) and len(passages) <= PARTED
     entries = []
     for number, (passage, asked) in enumerate(zip(passages, questions, strict=True), 1):
         heading = passage.heading.rpartition(" › ")[2]
         text = f"{heading}. {passage.text}" if heading else passage.text
         entries.append(Entry(text=text, passage=number))
+        if parted:
+            entries += [Entry(text=each, passage=number, part=True) for each in parts(passage.text)]
         entries += [Entry(text=each, passage=number) for each in asked]
     return entries + [Entry(text=each, passage=None) for each in unanswered]
 
@@ -103,7 +117,7 @@ def _enough(entries: Sequence[Entry]) -> int:
 
     A passage with fewer is compared like one without, by the share that it lacks.
     """
-    passages = Counter(each.passage for each in entries if each.passage is not None)
+    passages = Counter(each.passage for each in entries if each.passage and not each.part)
     counts = sorted(count - 1 for count in passages.values() if count > 1)
     return counts[len(counts) // 10] if counts else 0
 

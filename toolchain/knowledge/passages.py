@@ -123,6 +123,12 @@ def length(text: str) -> float:
     return words - characters + characters / _CJK_A_WORD
 
 
+def sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of a text, and lines of code and tables each as one."""
+    for line in _parts(text, _ENDS[0]):
+        yield from filter(None, map(str.strip, _parts(line, _ENDS[1])))
+
+
 def _length(text: str, words: int) -> float:
     """Return the number of words of a text, and infinity for one of very many characters."""
     # Counting takes a list of all words, which is twenty times as large as the text.
