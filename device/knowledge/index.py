@@ -8,6 +8,7 @@ documents do know (toolchain/knowledge/fitting.py).
 """
 
 import sqlite3
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ from device.manifest.knowledge import (
     title,
 )
 
+NO_PASSAGE = 0
+"""In place of a passage's number: a question that no passage answers."""
 CANDIDATES = 128
 """Entries whose sign bits are closest to the question's: their exact likeness is computed."""
 # On the shipped help desk (12,304 entries) the first passage was that of a comparison with all
@@ -138,14 +141,15 @@ class Index:
             )
             self.pooling = float(facts.get("pooling", 0.0))
             """Temperature at which the likeness of a passage's entries is pooled."""
-            self._passage_of = [row[0] for row in self._rows("SELECT passage FROM entries")]
-            if not all(each is None or type(each) is int for each in self._passage_of):
-                raise TypeError("an entry of no passage")
+            passages = self._rows("SELECT passage FROM entries ORDER BY id")
+            # Four bytes an entry; a list of whole numbers takes 36.
+            self._passage_of = array("i", (row[0] or NO_PASSAGE for row in passages))
             self._entries = range(1, len(self._passage_of) + 1)
             self._thin = _thin(self._passage_of, float(facts.get("enough", 0.0)))
-            self._few = [
-                entry for entry in self._entries if self._passage_of[entry - 1] in self._thin
-            ]
+            self._few = array(
+                "i",
+                (entry for entry in self._entries if self._passage_of[entry - 1] in self._thin),
+            )
             self._signs = self._read_signs()
             self._many = max(COMMON, len(self._passage_of) // COMMON_SHARE)
             self._common: set[str] = set()
@@ -182,21 +186,16 @@ class Index:
             near.update(_closest(apart, self._few, TEXTS))
             values = self._products(near, vector)
 
-            alike: dict["int | None", list[float]] = {}
+            alike: dict[int, list[float]] = {}
             common: dict[int, float] = {}
             for entry, value in values.items():
                 passage = self._passage_of[entry - 1]
                 alike.setdefault(passage, []).append(value)
-                if passage is not None:
-                    common[passage] = max(common.get(passage, 0.0), matches.get(entry, 0.0))
+                common[passage] = max(common.get(passage, 0.0), matches.get(entry, 0.0))
 
             temperature = self.pooling
-            unanswered = pooled([0.0, *alike.pop(None, [])], temperature)
-            like = {
-                passage: pooled(likeness, temperature)
-                for passage, likeness in alike.items()
-                if passage is not None
-            }
+            unanswered = pooled([0.0, *alike.pop(NO_PASSAGE, [])], temperature)
+            like = {passage: pooled(each, temperature) for passage, each in alike.items()}
             own = self._texts_of(apart, values, vector, matches) if texts else {}
             thin = {passage: self._thin[passage] for passage in like if passage in self._thin}
         return Compared(like, common, unanswered, thin, own)
@@ -329,22 +328,21 @@ class Index:
             raise DeviceError("bad_knowledge", "the knowledge has no sign bits") from error
 
 
-def _own_entries(passage_of: "Sequence[int | None]") -> "dict[int, int]":
+def _own_entries(passage_of: Sequence[int]) -> "dict[int, int]":
     """Return each passage with the entry that is its own text: the first one."""
     first: dict[int, int] = {}
     for entry, passage in enumerate(passage_of, 1):
-        if passage is not None:
-            first.setdefault(passage, entry)
+        first.setdefault(passage, entry)
+    first.pop(NO_PASSAGE, None)
     return first
 
 
-def _thin(passage_of: "Sequence[int | None]", enough: float) -> "dict[int, float]":
+def _thin(passage_of: Sequence[int], enough: float) -> "dict[int, float]":
     """Return each passage without enough questions, and how far it is from them."""
-    counts = Counter(passage_of)
     shares = {
         passage: thinness(entries - 1, enough)
-        for passage, entries in counts.items()
-        if passage is not None
+        for passage, entries in Counter(passage_of).items()
+        if passage != NO_PASSAGE
     }
     return {passage: share for passage, share in shares.items() if share > 0.0}
 

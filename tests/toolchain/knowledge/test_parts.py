@@ -37,7 +37,10 @@ def test_a_text_of_one_part_has_none() -> None:
 
 
 def test_chinese_is_cut_at_its_own_marks() -> None:
-    sentence = "树莓派的电源要用官方的，电压太低的时候屏幕上会出现一个闪电标志，请换掉电源和线，再拔掉耗电的设备。"
+    sentence = (
+        "树莓派的电源要用官方的，电压太低的时候屏幕上会出现一个闪电标志，"
+        "请换掉电源和线，再拔掉耗电的设备。"
+    )
     assert parts(sentence * 3) == [sentence] * 3
 
 
