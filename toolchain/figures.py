@@ -568,6 +568,8 @@ class KnowledgeFigures(StageFigures):
     """On the questions that the search was fitted with."""
     fresh: SearchScores | None = None
     """On the questions that it never saw."""
+    parts: int = 0
+    """Parts of passages, by which they are found where nobody wrote questions."""
     fresh_bare: SearchScores | None = None
     """On the same, as if nobody had written questions for the passages that answer them."""
 

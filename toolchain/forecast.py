@@ -223,7 +223,7 @@ def vision_bytes(header: Header) -> int:
 
 def knowledge_bytes(figures: KnowledgeFigures) -> int:
     """Return the memory that documents take: the embedder, its buffers, and each entry's signs."""
-    entries = figures.passages + figures.questions + figures.unanswered
+    entries = figures.passages + figures.parts + figures.questions + figures.unanswered
     return figures.embedder_bytes + EMBEDDER_BYTES + entries * ENTRY_BYTES
 
 

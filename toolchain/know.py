@@ -150,6 +150,7 @@ def _make(
 
     return KnowledgeFigures(
         passages=len(passages),
+        parts=sum(entry.part for entry in entries),
         questions=sum(map(len, texts.questions)),
         unanswered=len(texts.unanswered),
         files=texts.results(),

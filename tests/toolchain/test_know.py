@@ -92,6 +92,18 @@ def test_documents_become_an_index_that_the_board_searches(near: Path, tmp_path:
         assert child.search("degrees", 1).passages == (1,)
 
 
+def test_documents_without_questions_are_found_by_their_parts(near: Path, tmp_path: Path) -> None:
+    subject = "It stands on a desk. " * 12
+    (near / "pages" / "long.md").write_text(f"# Desk\n\n{subject}The degrees of naive cafe.")
+    done = made(near, tmp_path / "know", files=["pages"], questions=[], tuning=[], fresh=[])
+    assert (done.figures.questions, done.figures.fresh_bare) == (0, None)
+    assert done.figures.parts == 3
+
+    folder = runtime.for_this_computer()
+    with recall(folder, done.path / EMBEDDER, done.path / KNOWLEDGE) as child:
+        assert child.search("The degrees of naive cafe.", 1).passages == (2,)
+
+
 @pytest.mark.slow
 def test_equal_documents_give_equal_files_and_are_not_read_again(
     near: Path, tmp_path: Path
