@@ -125,7 +125,8 @@ class Index:
                     f"the vectors of {path.name} are of another embedder",
                     hint="package the two files that one run made",
                 )
-            self._width = int(facts["width"])
+            self.width = int(facts["width"])
+            """Numbers in a vector."""
             self.weights = Weights(
                 words=float(facts["words"]),
                 unanswered=float(facts["unanswered"]),
@@ -279,7 +280,7 @@ class Index:
             some = numbers[at : at + _TOGETHER]
             asked = _NAMED.replace("(?)", f"({','.join('?' * len(some))})")
             for packed, scale in self._rows(asked, *some):
-                if len(packed) != self._width:
+                if len(packed) != self.width:
                     raise ValueError("a vector of another width")
                 values.append(product(packed, scale, vector, total))
         return dict(zip(numbers, values, strict=True))
@@ -299,7 +300,7 @@ class Index:
 
     def _read_signs(self) -> list[int]:
         bits = next(self._rows("SELECT bits FROM signs"))[0]
-        size = (self._width + 7) // 8
+        size = (self.width + 7) // 8
         if len(bits) != size * len(self._passage_of):
             raise DeviceError("bad_knowledge", "the knowledge has sign bits of other entries")
         return [int.from_bytes(bits[at : at + size], "big") for at in range(0, len(bits), size)]
