@@ -133,8 +133,10 @@ def test_a_drop_of_just_what_is_allowed_passes() -> None:
 
 @pytest.mark.parametrize(
     ("questions", "lost", "refused"),
-    [(4, 1, False), (12, 1, False), (12, 2, False), (12, 3, True), (24, 4, False), (24, 5, True)]
-    + [(424, 30, False), (424, 31, True), (3000, 150, False), (3000, 180, True)],
+    [
+        *((4, 1, False), (12, 1, False), (12, 2, False), (12, 3, True), (24, 4, False)),
+        *((24, 5, True), (424, 30, False), (424, 31, True), (3000, 150, False), (3000, 180, True)),
+    ],
 )
 def test_ends_are_lost_only_where_chance_does_not_explain_it(
     questions: int, lost: int, refused: bool
