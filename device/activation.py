@@ -109,7 +109,7 @@ def replace_release(
     if stopped or not way_back or way_back.port != requested.port:
         _refuse_taken_port(store, requested)
 
-    store.settle(requested)
+    store.settle()
     try:
         with processes.paused(store):
             _hand_over(store, store.current(), None if stopped else way_back)

@@ -5,6 +5,7 @@ The rule: whatever must survive a power cut is changed here and nowhere else, an
 undo what no fsync had covered (tests/fakes/disks.py).
 """
 
+import ctypes
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ SEAL = "seal"
 _PRIVATE, _PRIVATE_FOLDER = 0o600, 0o700
 """Mode of files that only the store's user may open."""
 # Whoever can open a file can lock it and so block every verb (flock needs no right to write).
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFELY
 _MORE = os.O_RDWR | os.O_CREAT | os.O_APPEND | _SAFELY
@@ -52,6 +54,13 @@ def truncate(descriptor: int, size: int) -> None:
 def fsync(descriptor: int) -> None:
     """Put an open file's bytes, or an open folder's names, on the disk."""
     os.fsync(descriptor)
+
+
+def sync_all(descriptor: int) -> None:
+    """Put all that was changed on an open folder's file system on the disk (syncfs(2))."""
+    if _LIBC.syncfs(descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def replace(source: Path, target: Path) -> None:
@@ -133,6 +142,7 @@ CHANGES = (
     "write",
     "truncate",
     "fsync",
+    "sync_all",
     "replace",
     "link",
     "symlink",
@@ -148,6 +158,15 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_everything(folder: Path) -> None:
+    """Write all bytes and names of a folder's file system to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        sync_all(descriptor)
     finally:
         os.close(descriptor)
 

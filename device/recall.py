@@ -9,22 +9,37 @@ import base64
 import json
 import struct
 import sys
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from device.engine.llama.embedder import Embedder
 from device.errors import DeviceError
 from device.knowledge.index import Compared, Index
+
+if TYPE_CHECKING:
+    from device.engine.llama.embedder import Embedder
 
 Request = dict[str, Any]
 
 
 class _Recall:
-    """An open embedder, and an index if one was given."""
+    """An embedder, which is opened when it is first needed, and an index if one was given."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.embedder = Embedder(options.embedder)
-        self.index = Index(options.knowledge, self.embedder.embed) if options.knowledge else None
+        self._file = options.embedder
+        self.index = Index(options.knowledge, self._embed) if options.knowledge else None
+
+    @cached_property
+    def embedder(self) -> "Embedder":
+        """The open embedder."""
+        # Texts whose vectors come with a request need none, and it takes longer to load than the
+        # index.
+        from device.engine.llama.embedder import Embedder
+
+        return Embedder(self._file)
+
+    def _embed(self, text: str) -> "list[float]":
+        return self.embedder.embed(text)
 
     def answer(self, request: Request) -> Request:
         """Return the answer to a request; raise DeviceError."""
@@ -32,9 +47,9 @@ class _Recall:
         if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
             raise DeviceError("bad_request", "`texts` must be a list of texts")
         if request.get("op") == "embed":
-            return {"vectors": [_packed(self.embedder.embed(text)) for text in texts]}
+            return {"vectors": [_packed(self._embed(text)) for text in texts]}
         if self.index and request.get("op") == "compare":
-            vectors = _vectors(request.get("vectors"), len(texts), self.embedder.width)
+            vectors = _vectors(request.get("vectors"), len(texts), self.index.width)
             compared = [
                 self.index.compare(text, vector, texts=True)
                 for text, vector in zip(texts, vectors, strict=True)

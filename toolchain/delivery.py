@@ -4,6 +4,7 @@ Of several formats of one model the recipe's `choose` says which one stays on th
 """
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -64,6 +65,8 @@ class Product(Protocol):
 
 _PREPARING = Lock()
 """Held while a runtime is made and signed: once, however many boards wait for it."""
+RECENT_S = 60.0
+"""Seconds for which what was seen of a board counts."""
 _LABELS = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*"
 _HOST_NAME = re.compile(_LABELS)
 MAX_DEVICE_TYPE = 200
@@ -91,6 +94,23 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a first look at a board saw."""
+
+    facts: Mapping[str, Any]
+    stored: Mapping[str, Any]
+    at_s: float
+    """Reading of the monotonic clock then."""
+
+    def recent(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return facts and store if they are so young that nobody has to look again, else None."""
+        # A push itself takes as long, by what it saw when it began; the board checks all of it.
+        if time.monotonic() - self.at_s > RECENT_S:
+            return None
+        return dict(self.facts), dict(self.stored)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """How a bundle is pushed."""
 
@@ -106,6 +126,8 @@ class Terms:
     """Names by which the service may be called, beside its addresses and the board's own name."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the service."""
+    seen: Seen | None = None
+    """What the board was at a first look, before the walk."""
 
 
 def host_name_of(text: str) -> str:
@@ -152,7 +174,7 @@ def deliver(
     if not bundles:
         raise ConfigError(f"{product.id}: stages: without `package` there is nothing to push")
     with open_board(address, accept_new=terms.accept_new) as connection:
-        device = Device(connection)
+        device = Device(connection, terms.seen.recent() if terms.seen else None)
         tried, refused = _try_all(product, bundles, device, report, terms)
         rivals = [
             Rival(name=each.file, quality=each.quality, report=each.report) for _, each in tried
@@ -190,12 +212,17 @@ def _try_all(
     return tried, {name: error.message for name, error in refused}
 
 
-def look_first(address: str, terms: Terms) -> None:
-    """Raise FitError, BoardError or TrustError for a board that could not run the walk's result."""
+def look_first(address: str, terms: Terms) -> Seen:
+    """Return what a board is, before a walk.
+
+    Raise FitError, BoardError or TrustError for one that could not run the walk's result.
+    """
     from toolchain.push.fitness import refuse_board
 
     with open_board(address, accept_new=terms.accept_new) as connection:
-        refuse_board(address, Device(connection).facts())
+        facts, stored = Device(connection).look()
+        refuse_board(address, facts)
+        return Seen(facts=facts, stored=stored, at_s=time.monotonic())
 
 
 def _try(

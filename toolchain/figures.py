@@ -359,6 +359,8 @@ class Measured(StageFigures):
     eos_rate: float | None = None
     """Share of answers that ended by themselves."""
     reference_eos_rate: float | None = None
+    ends_gained: int | None = None
+    """Answers of the file that ended where the reference's did not."""
 
     def __or__(self, other: "Measured") -> "Measured":
         """Return what either says; where both say something, the other one's."""

@@ -296,8 +296,18 @@ def least_shown() -> int:
 
 def _at_least(successes: int, count: int, p: float) -> float:
     """Return the probability of so many successes or more."""
+    if not 0.0 < p < 1.0:
+        return float(p >= 1.0 or successes <= 0)
+    # In logarithms: from 1,030 on the number of ways is no float any more.
+    ways = [math.lgamma(each + 1) for each in range(count + 1)]
     return sum(
-        math.comb(count, each) * p**each * (1 - p) ** (count - each)
+        math.exp(
+            ways[count]
+            - ways[each]
+            - ways[count - each]
+            + each * math.log(p)
+            + (count - each) * math.log1p(-p)
+        )
         for each in range(successes, count + 1)
     )
 

@@ -20,7 +20,9 @@ from urllib.parse import quote
 
 from device.errors import DeviceError
 from device.manifest.knowledge import (
+    KEEPS_SQUARES,
     KNOWLEDGE_SCHEMA,
+    Asked,
     Weights,
     certainty,
     is_known,
@@ -29,6 +31,7 @@ from device.manifest.knowledge import (
     query,
     rank,
     signs,
+    square,
     terms,
     thinness,
     title,
@@ -128,7 +131,8 @@ class Index:
                     f"the vectors of {path.name} are of another embedder",
                     hint="package the two files that one run made",
                 )
-            self._width = int(facts["width"])
+            self.width = int(facts["width"])
+            """Numbers in a vector."""
             self.weights = Weights(
                 words=float(facts["words"]),
                 unanswered=float(facts["unanswered"]),
@@ -151,6 +155,8 @@ class Index:
                 (entry for entry in self._entries if self._passage_of[entry - 1] in self._thin),
             )
             self._signs = self._read_signs()
+            self._squares = array("Q", bytes(8 * len(self._passage_of) * KEEPS_SQUARES))
+            """`square` of each entry that was compared before; 0 for the others."""
             self._many = max(COMMON, len(self._passage_of) // COMMON_SHARE)
             self._common: set[str] = set()
             self.passages = int(next(self._rows("SELECT count(*) FROM passages"))[0])
@@ -272,16 +278,25 @@ class Index:
     def _products(self, entries: Collection[int], vector: Sequence[float]) -> "dict[int, float]":
         """Return the likeness of entries, by their numbers."""
         numbers = sorted(entries)
-        total = sum(vector)
+        asked = Asked.of(vector)
         values = []
         for at in range(0, len(numbers), _TOGETHER):
             some = numbers[at : at + _TOGETHER]
-            asked = _NAMED.replace("(?)", f"({','.join('?' * len(some))})")
-            for packed, scale in self._rows(asked, *some):
-                if len(packed) != self._width:
+            named = _NAMED.replace("(?)", f"({','.join('?' * len(some))})")
+            for number, (packed, scale) in zip(some, self._rows(named, *some), strict=True):
+                if len(packed) != self.width:
                     raise ValueError("a vector of another width")
-                values.append(product(packed, scale, vector, total))
+                values.append(product(packed, scale, asked, self._square(number, packed)))
         return dict(zip(numbers, values, strict=True))
+
+    def _square(self, entry: int, packed: bytes) -> int:
+        """Return the `square` of an entry's vector, computed once; 0 where nobody needs it."""
+        if not KEEPS_SQUARES:
+            return 0
+        known = self._squares[entry - 1]
+        if not known:
+            known = self._squares[entry - 1] = square(packed)
+        return known
 
     def _hits(self, scores: dict[int, float]) -> tuple[Hit, ...]:
         hits = []
@@ -298,7 +313,7 @@ class Index:
 
     def _read_signs(self) -> list[int]:
         bits = next(self._rows("SELECT bits FROM signs"))[0]
-        size = (self._width + 7) // 8
+        size = (self.width + 7) // 8
         if len(bits) != size * len(self._passage_of):
             raise DeviceError("bad_knowledge", "the knowledge has sign bits of other entries")
         return [int.from_bytes(bits[at : at + size], "big") for at in range(0, len(bits), size)]

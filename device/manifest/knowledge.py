@@ -203,22 +203,52 @@ def is_known(ranked: "Sequence[Ranked]", certainty: float, weights: Weights) -> 
     return certainty >= weights.threshold + apart * ranked[0].thin
 
 
-if sys.version_info >= (3, 12):
+@dataclass(frozen=True)
+class Asked:
+    """A question's vector, ready to be multiplied with many entries."""
 
-    def _sum_of_products(numbers: bytes, others: Sequence[float]) -> float:
+    vector: tuple[float, ...]
+    total: float
+    """Sum of its numbers."""
+    square: float
+    """Sum of their squares."""
+
+    @classmethod
+    def of(cls, vector: Sequence[float]) -> "Asked":
+        """Return a vector of floats as one."""
+        return cls(tuple(vector), sum(vector), sum(map(mul, vector, vector)))
+
+
+if sys.version_info >= (3, 12):
+    KEEPS_SQUARES = False
+    """Whether `product` is faster with the entry's `square`."""
+
+    def _sum_of_products(numbers: bytes, asked: Asked, square: int) -> float:
         # A third of the time of `map`: 3 µs for 384 numbers.
-        return float(math.sumprod(numbers, others))
+        return float(math.sumprod(numbers, asked.vector))
 
 else:
+    KEEPS_SQUARES = True
+    """Whether `product` is faster with the entry's `square`."""
 
-    def _sum_of_products(numbers: bytes, others: Sequence[float]) -> float:
-        return float(sum(map(mul, numbers, others)))
+    def _sum_of_products(numbers: bytes, asked: Asked, square: int) -> float:
+        # The distance of two points is computed in C: half the time of `map`. What |a - b|² loses
+        # to rounding is 1e-9 of numbers up to 255, and 1e-12 of a cosine.
+        apart = math.dist(tuple(numbers), asked.vector)
+        return (square + asked.square - apart * apart) / 2
 
 
-def product(packed: bytes, scale: float, vector: Sequence[float], total: float) -> float:
+def square(packed: bytes) -> int:
+    """Return the sum of the squares of a packed vector's raised numbers."""
+    raised = packed.translate(_RAISED)
+    return sum(map(mul, raised, raised))
+
+
+def product(packed: bytes, scale: float, asked: Asked, squares: int) -> float:
     """Return the product of a packed vector with one of floats: their cosine, for length 1.
 
-    `total` is the sum of `vector`.
+    `squares` is the packed vector's `square`; without KEEPS_SQUARES it may be anything.
     """
     # Numbers from 0 to 255 are objects that Python keeps: half the time of signed ones.
-    return scale * (_sum_of_products(packed.translate(_RAISED), vector) - _HALF * total)
+    sums = _sum_of_products(packed.translate(_RAISED), asked, squares)
+    return scale * (sums - _HALF * asked.total)

@@ -2,6 +2,8 @@
 says so.
 """
 
+import ctypes
+import errno
 import os
 from pathlib import Path
 
@@ -21,6 +23,22 @@ def test_a_sync_asks_the_kernel_for_an_fsync_of_that_very_file(
     )
     disk.write_whole(tmp_path / "file", b"content")
     assert asked == [str(tmp_path / ".file.part"), str(tmp_path)]
+
+
+def test_one_call_puts_a_whole_file_system_on_the_disk_and_an_error_of_it_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.sync_everything(tmp_path)
+
+    class Broken:
+        @staticmethod
+        def syncfs(descriptor: int) -> int:
+            ctypes.set_errno(errno.EIO)
+            return -1
+
+    monkeypatch.setattr(disk, "_LIBC", Broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        disk.sync_everything(tmp_path)
 
 
 def test_a_folder_and_all_that_is_in_it_is_removed_and_nothing_that_a_link_points_to(

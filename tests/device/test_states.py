@@ -20,7 +20,7 @@ from tests.device.test_activation import Board, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {
     "verify": ("trust.check", "store.Store.check"),
-    "settle": ("store.Store.settle", "disk.fsync"),
+    "settle": ("store.Store.settle", "disk.sync_all"),
     "hand over": ("activation._hand_over", "subprocess.Popen"),
     "check": ("activation._check", "activation.run_verb"),
     "switch": ("store.Store.switch", "disk.replace"),

@@ -135,6 +135,11 @@ class Recorder:
     def _fsync(self, nothing: None, descriptor: int) -> None:
         self.fsyncs.append(Fsync(self._node(_path(descriptor)), self.count, _lines()))
 
+    def _sync_all(self, nothing: None, descriptor: int) -> None:
+        lines = _lines()
+        for node in _all(self.tree):
+            self.fsyncs.append(Fsync(node, self.count, lines))
+
     def _replace(self, nothing: None, source: Path, target: Path) -> None:
         (old_folder, old), (folder, name) = self._place(source), self._place(target)
         node = old_folder.entries[old]
@@ -316,6 +321,13 @@ def _copy(node: Node, twins: dict[Node, Node]) -> Node:
     return twins[node]
 
 
+def _all(tree: Node) -> Iterator[Node]:
+    """Yield a tree and all that is in it."""
+    yield tree
+    for node in tree.entries.values():
+        yield from _all(node)
+
+
 def _path(descriptor: int) -> Path:
     return Path(f"/proc/self/fd/{descriptor}").readlink()
 
@@ -326,7 +338,7 @@ def _lines() -> frozenset[str]:
     while frame:
         path, number = frame.f_code.co_filename, frame.f_lineno
         if "/device/" in path and linecache.getline(path, number).lstrip().startswith(
-            ("sync(", "fsync(", "disk.sync(")
+            ("sync(", "fsync(", "disk.sync(", "sync_all(", "disk.sync_everything(")
         ):
             found.add(f"{Path(path).name}:{number}")
         frame = frame.f_back  # type: ignore[assignment]

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.bundles import finished, make_bundle
-from toolchain.delivery import host_name_of, origin_of, release_of
+from toolchain.delivery import RECENT_S, Seen, host_name_of, origin_of, release_of
 from toolchain.errors import ConfigError
 
 
@@ -54,3 +55,13 @@ def test_a_release_is_named_by_the_bytes_of_its_manifest_however_it_is_laid_out(
     before = release_of(bundle)
     file.write_bytes(compact)
     assert release_of(bundle) == hashlib.sha256(compact).hexdigest() != before
+
+
+def test_what_was_seen_of_a_board_counts_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    seen = Seen(facts={"machine": "aarch64"}, stored={"blobs": {}}, at_s=now[0])
+    now[0] += RECENT_S - 1
+    assert seen.recent() == ({"machine": "aarch64"}, {"blobs": {}})
+    now[0] += 2
+    assert seen.recent() is None

@@ -115,10 +115,11 @@ def _last_words(done: Finished) -> str:
 class Device:
     """A board whose agent we call; the agent is sent when it is first needed."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, seen: tuple[Answer, Answer] | None = None) -> None:
+        """Take an open connection, and what was `seen` there a moment ago, if anything was."""
         self._connection = connection
         self._agent = ""
-        self._seen: tuple[Answer, Answer] | None = None
+        self._seen = seen
         self._verified = ""
         """Id of the runtime whose every byte the board has read and found signed."""
 

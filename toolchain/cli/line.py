@@ -1,6 +1,7 @@
 """Verbs of the line: a recipe to a bundle, a bundle to a board."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -62,6 +63,7 @@ from toolchain.line.schemes import USUAL, try_schemes
 from toolchain.line.stages import STAGES
 from toolchain.line.walk import Settings, known, plan, walk, work_folder
 from toolchain.recipe import Recipe
+from toolchain.runtime import assembled_once
 
 
 @app.command()
@@ -118,9 +120,9 @@ def run(
             _show_plan(recipe, settings, to=to, as_json=as_json)
             return
         agreed = terms()
-        with work_folder(settings):
+        with work_folder(settings), assembled_once():
             if to:
-                look_first(to, agreed)
+                agreed = replace(agreed, seen=look_first(to, agreed))
             steps = list(walk(recipe, settings))
             delivery = deliver(recipe, steps, to, report, agreed) if to else None
             page = _write_comparison(delivery, settings.out) if delivery else None
@@ -211,7 +213,8 @@ def _walk_to(
         if dry_run:
             _show_plan(recipe, settings, until=stage, as_json=as_json)
             return
-        steps = list(walk(recipe, settings, until=stage))
+        with assembled_once():
+            steps = list(walk(recipe, settings, until=stage))
     show.walked(recipe, steps, None, as_json=as_json)
 
 

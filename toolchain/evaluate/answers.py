@@ -120,7 +120,8 @@ def reference_ends(reference: Reference, answers: Sequence[Answered], max_tokens
     prompts = [(answer.messages[:-1], answer.tools) for answer in answers]
     with fixed_clock():
         ended = reference.ends(prompts, max_tokens)
-    return Measured(reference_eos_rate=sum(ended) / len(ended))
+    gained = sum(own.stopped and not end for own, end in zip(answers, ended, strict=True))
+    return Measured(reference_eos_rate=sum(ended) / len(ended), ends_gained=gained)
 
 
 def golden(answer: Answered, opening: Opening) -> dict[str, Any]:

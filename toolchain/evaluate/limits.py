@@ -7,6 +7,7 @@ student has a teacher.
 from collections.abc import Iterator
 
 from toolchain.figures import Measured
+from toolchain.preferences import interval
 from toolchain.recipe import GateSpec
 
 ROUNDING = 1e-9
@@ -101,15 +102,31 @@ def _endless(measured: Measured, gate: GateSpec) -> Iterator[str]:
     if measured.answer_tokens is not None:
         open_ends += f" within {measured.answer_tokens} tokens"
 
-    if theirs - rate > gate.max_eos_drop + ROUNDING:
+    drop = theirs - rate
+    low, high = _dropped(measured, round(drop * questions), questions)
+    # Where not one answer ends, one question is enough.
+    shown = low > gate.max_eos_drop or (rate == 0 < theirs)
+    if shown and drop > gate.max_eos_drop + ROUNDING:
+        more = f"{_share(drop)} (95% interval {low:.1%} to {high:.1%})"
         allowed = f"the gate allows {_share(gate.max_eos_drop)}"
         if measured.reference_eos_rate is None:
-            yield f"{open_ends}, {allowed}"
+            yield f"{open_ends}: {more}, {allowed}"
         else:
             count = round((1 - theirs) * questions)
-            yield f"{open_ends}, of the reference's {count}: {allowed} more"
+            yield f"{open_ends}, of the reference's {count}: {more} more, {allowed}"
     elif rate < gate.min_eos_rate:
         yield f"{open_ends}, the gate asks that {_share(gate.min_eos_rate)} end"
+
+
+def _dropped(measured: Measured, lost: int, questions: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of how much lower the share of answers that end is.
+
+    `lost` answers fewer than the reference's end. Where others end that the reference's do not,
+    as many more were lost: only those say how sure the number is.
+    """
+    gained = measured.ends_gained or 0
+    low, high = interval(max(0, lost + gained), questions)
+    return low - gained / questions, high - gained / questions
 
 
 def _rendered_otherwise(measured: Measured) -> Iterator[str]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from device.manifest.knowledge import Weights, rank
+from device.manifest.knowledge import Weights
 from toolchain.knowledge.fitting import MAX_FALSE, MAX_WRONG, Fitted, Trial, candidates
+from toolchain.knowledge.table import Table, against
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +28,6 @@ BONUSES = tuple(0.05 * step for step in range(11))
 AGAINST = tuple(0.1 * step for step in range(6))
 LIMITS = 48
 """Limits of bare passages that are tried with each of these."""
-_NONE = -9.0
-"""Score of a passage that is not there."""
 
 
 def as_if_bare(trial: Trial, passages: Iterable[int]) -> Trial:
@@ -64,33 +63,38 @@ def fit_with_bare(trials: Sequence[Trial]) -> Fitted:
 
     new = [as_if_bare(each, _some(each, number) | each.right) for number, each in written]
     old = [as_if_bare(each, _some(each, number) - each.right) for number, each in numbered]
+    tables = [Table.of(new), Table.of(old)]
     best, chosen = (-math.inf, 0), all_candidates[0].fitted
     for candidate in all_candidates:
-        (beyond, kept), fitted = _fit_bare(new, old, candidate.fitted)
+        (beyond, kept), fitted = _fit_bare(tables, candidate.fitted)
         if (beyond, kept + candidate.kept) > best:
             best, chosen = (beyond, kept + candidate.kept), fitted
     return chosen
 
 
-def _fit_bare(
-    new: Sequence[Trial], old: Sequence[Trial], fitted: Fitted
-) -> tuple[tuple[float, int], Fitted]:
+def _fit_bare(tables: Sequence[Table], fitted: Fitted) -> tuple[tuple[float, int], Fitted]:
     """Return the fitted facts with those of bare passages, and how good they are: 0 or, negative,
     by how many answers the limits are missed, and how many right answers are kept.
     """
+    import numpy as np
+
     weights = Weights(**fitted)
-    both = [_Scores.of(new, weights), _Scores.of(old, weights)]
+    scored = [(table, table.scores(weights.words)) for table in tables]
     best, chosen = (-math.inf, 0), fitted
-    for bonus, against in product(BONUSES, AGAINST):
-        firsts = [scores.firsts(bonus, against, weights) for scores in both]
-        for more in _limits(firsts, weights.threshold):
-            beyond = sum(each.beyond(weights.threshold, more) for each in firsts)
-            kept = sum(each.kept(weights.threshold, more) for each in firsts)
-            if (-beyond, kept) > best:
-                best = -beyond, kept
-                least = weights.threshold + more
-                facts = {"bare": bonus, "bare_next": against, "bare_threshold": least}
-                chosen = {**fitted, **{name: round(value, 6) for name, value in facts.items()}}
+    for bonus, next_to in product(BONUSES, AGAINST):
+        firsts = [_Firsts.of(table, scores, bonus, next_to, weights) for table, scores in scored]
+        limits = _limits(firsts, weights.threshold)
+        known = [each.known(weights.threshold, limits) for each in firsts]
+        both = list(zip(firsts, known, strict=True))
+        missed = np.sum([each.beyond(some) for each, some in both], axis=0)
+        kept = np.sum([each.kept(some) for each, some in both], axis=0)
+        # Of equally good limits the first one stays, as of the bonuses.
+        at = min(range(len(limits)), key=lambda place: (missed[place], -kept[place]))
+        if (-float(missed[at]), int(kept[at])) > best:
+            best = -float(missed[at]), int(kept[at])
+            least = weights.threshold + limits[at]
+            facts = {"bare": bonus, "bare_next": next_to, "bare_threshold": least}
+            chosen = {**fitted, **{name: round(value, 6) for name, value in facts.items()}}
     return best, chosen
 
 
@@ -122,62 +126,6 @@ def _some(trial: Trial, number: int) -> frozenset[int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Scores:
-    """The passages of trials: all but the last two are [trials, passages], filled up."""
-
-    scores: "np.ndarray"
-    """Without anything added for bare ones; `_NONE` where there is no passage more."""
-    thin: "np.ndarray"
-    answers: "np.ndarray"
-    has_answer: "np.ndarray"
-    unanswered: "np.ndarray"
-    """What the certainty of each trial loses for unanswered questions."""
-
-    @classmethod
-    def of(cls, trials: Sequence[Trial], weights: Weights) -> "_Scores":
-        """Return those of trials; `weights` add nothing for bare passages."""
-        import numpy as np
-
-        shape = len(trials), max(2, *(len(trial.compared.like) for trial in trials))
-        scores, thin, answers = np.full(shape, _NONE), np.zeros(shape), np.zeros(shape, bool)
-        for row, trial in enumerate(trials):
-            compared = trial.compared
-            ranked = rank(compared.like, compared.common, compared.thin, weights)
-            scores[row, : len(ranked)] = [each.score for each in ranked]
-            thin[row, : len(ranked)] = [each.thin for each in ranked]
-            answers[row, : len(ranked)] = [
-                each.passage in trial.right | trial.also for each in ranked
-            ]
-        unanswered = np.array([trial.compared.unanswered for trial in trials])
-        return cls(
-            scores=scores,
-            thin=thin,
-            answers=answers,
-            has_answer=np.array([bool(trial.right) for trial in trials]),
-            unanswered=weights.unanswered * unanswered,
-        )
-
-    def firsts(self, bonus: float, against: float, weights: Weights) -> "_Firsts":
-        """Return what comes first if bare passages get so much; a candidate has a temperature."""
-        import numpy as np
-
-        scores = self.scores + bonus * self.thin
-        rows = np.arange(len(scores))
-        first = scores.argmax(axis=1)
-        thin = self.thin[rows, first]
-        others = scores + against * np.maximum(0.0, self.thin - thin[:, None])
-        top = others.max(axis=1)
-        apart = np.exp((others - top[:, None]) / weights.rivalry)
-        lost = top + weights.rivalry * np.log(apart.sum(axis=1)) - scores[rows, first]
-        return _Firsts(
-            thin=thin,
-            answers=self.answers[rows, first],
-            has_answer=self.has_answer,
-            certainty=scores[rows, first] - weights.next * lost - self.unanswered,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Firsts:
     """What comes first for each trial; all are [trials]."""
 
@@ -186,6 +134,30 @@ class _Firsts:
     has_answer: "np.ndarray"
     certainty: "np.ndarray"
 
+    @classmethod
+    def of(
+        cls, table: Table, plain: "np.ndarray", bonus: float, next_to: float, weights: Weights
+    ) -> "_Firsts":
+        """Return what comes first if bare passages get so much; a candidate has a temperature.
+
+        `plain` are the table's scores without anything added for bare passages.
+        """
+        import numpy as np
+
+        scores = plain + bonus * table.thin
+        rows = np.arange(len(scores))
+        first = scores.argmax(axis=1)
+        thin = table.thin[rows, first]
+        others = scores + next_to * np.maximum(0.0, table.thin - thin[:, None])
+        lost = against(others, scores[rows, first], weights.rivalry)
+        unanswered = weights.unanswered * table.unanswered
+        return cls(
+            thin=thin,
+            answers=table.answers[rows, first],
+            has_answer=table.has_answer,
+            certainty=scores[rows, first] - weights.next * lost - unanswered,
+        )
+
     def beyond_by(self, threshold: float) -> "np.ndarray":
         """Return by how much the certainty of each bare passage is above a threshold."""
         import numpy as np
@@ -193,19 +165,27 @@ class _Firsts:
         bare = self.thin > 0.0
         return np.asarray((self.certainty[bare] - threshold) / self.thin[bare])
 
-    def beyond(self, threshold: float, more: float) -> int:
-        """Return by how many answers the limits are missed; bare passages need `more` certainty."""
-        known = self._known(threshold, more)
-        wrong = int((known & self.has_answer & ~self.answers).sum())
-        false = int((known & ~self.has_answer).sum())
+    def known(self, threshold: float, limits: Sequence[float]) -> "np.ndarray":
+        """Return what counts as known, [limits, trials]: bare passages need so much more."""
+        import numpy as np
+
+        least = threshold + np.array(limits)[:, None] * self.thin
+        return np.asarray(self.certainty >= least)
+
+    def beyond(self, known: "np.ndarray") -> "np.ndarray":
+        """Return by how many answers the limits of a fit are missed, for each row of `known`."""
+        import numpy as np
+
+        wrong = (known & self.has_answer & ~self.answers).sum(axis=1)
+        false = (known & ~self.has_answer).sum(axis=1)
         asked, others = int(self.has_answer.sum()), int((~self.has_answer).sum())
-        return max(0, wrong - math.ceil(MAX_WRONG * asked)) + max(
-            0, false - int(MAX_FALSE * others)
+        return np.asarray(
+            np.maximum(0, wrong - math.ceil(MAX_WRONG * asked))
+            + np.maximum(0, false - int(MAX_FALSE * others))
         )
 
-    def kept(self, threshold: float, more: float) -> int:
-        """Return how many right answers are given."""
-        return int((self._known(threshold, more) & self.answers).sum())
+    def kept(self, known: "np.ndarray") -> "np.ndarray":
+        """Return how many right answers are given, for each row of `known`."""
+        import numpy as np
 
-    def _known(self, threshold: float, more: float) -> "np.ndarray":
-        return self.certainty >= threshold + more * self.thin
+        return np.asarray((known & self.answers).sum(axis=1))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 _TABLE = "CREATE TABLE IF NOT EXISTS vectors (name TEXT PRIMARY KEY, vector BLOB)"
+_NAMED = "SELECT name, vector FROM vectors WHERE name IN (?)"
+_TOGETHER = 500
+"""Names that one statement asks for; SQLite allows 999 values by default up to 3.31."""
 _PAGE_BYTES = 16384
 # A vector of 384 numbers is a row of 1.6 KB: without row numbers and in pages of 4 KB each one took
 # an overflow page, 4.7 KB in all.
@@ -47,7 +50,8 @@ class VectorCache:
 
     def missing(self, texts: Sequence[str]) -> list[str]:
         """Return the texts whose vectors are not here."""
-        return [text for text in texts if self._find(text) is None]
+        found = self._found(texts)
+        return [text for text in texts if self._name(text) not in found]
 
     def add(self, texts: Sequence[str], vectors: "np.ndarray") -> None:
         """Keep vectors; they are on the disk before the next ones are made."""
@@ -73,14 +77,19 @@ class VectorCache:
         """Return float32 [len(texts), width] of texts that are here."""
         import numpy as np
 
-        found = [np.frombuffer(self._find(text) or b"", "<f4") for text in texts]
-        return np.stack(found) if found else np.empty((0, 0), "<f4")
+        found = self._found(texts)
+        rows = [np.frombuffer(found[self._name(text)], "<f4") for text in texts]
+        return np.stack(rows) if rows else np.empty((0, 0), "<f4")
 
-    def _find(self, text: str) -> bytes | None:
-        found = self._db.execute(
-            "SELECT vector FROM vectors WHERE name = ?", (self._name(text),)
-        ).fetchone()
-        return found[0] if found else None
+    def _found(self, texts: Sequence[str]) -> dict[str, bytes]:
+        """Return the vectors that are here, by name."""
+        names = [self._name(text) for text in texts]
+        found: dict[str, bytes] = {}
+        for at in range(0, len(names), _TOGETHER):
+            some = names[at : at + _TOGETHER]
+            asked = _NAMED.replace("(?)", f"({','.join('?' * len(some))})")
+            found.update(self._db.execute(asked, some))
+        return found
 
     def _name(self, text: str) -> str:
         return self._maker + hashlib.sha256(text.encode()).hexdigest()

@@ -10,12 +10,13 @@ answers, and of equals those that find most.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from device.manifest.knowledge import Ranked, Weights, against, certainty, is_known, rank
+from device.manifest.knowledge import Ranked, Weights, certainty, is_known, rank
 from toolchain.figures import SearchScores
+from toolchain.knowledge.table import Table, against
 from toolchain.runtime.recall import Compared
 
 if TYPE_CHECKING:
@@ -86,8 +87,11 @@ class Judged:
 
 def judge(compared: Compared, fitted: Fitted) -> Judged:
     """Return what a fitted search makes of a question, as the board does."""
-    weights = Weights(**fitted)
-    best = ranked(compared, fitted)
+    return _judged(ranked(compared, fitted), compared, Weights(**fitted))
+
+
+def _judged(best: Sequence[Ranked], compared: Compared, weights: Weights) -> Judged:
+    """Return what is made of a question whose passages are ranked."""
     first = best[0] if best else Ranked(0, -1.0, 0.0)
     sure = certainty(best, compared.unanswered, weights)
     known = is_known(best, sure, weights)
@@ -96,11 +100,13 @@ def judge(compared: Compared, fitted: Fitted) -> Judged:
 
 def hits(trials: Sequence[Trial], fitted: Fitted, places: int) -> float:
     """Return the share of answerable questions with a right passage among the first places."""
-    asked = [trial for trial in trials if trial.right]
-    found = sum(
-        any(each.passage in trial.right for each in ranked(trial.compared, fitted)[:places])
-        for trial in asked
-    )
+    asked = [(trial, ranked(trial.compared, fitted)) for trial in trials if trial.right]
+    return _share_of_hits(asked, places)
+
+
+def _share_of_hits(asked: Sequence[tuple[Trial, Sequence[Ranked]]], places: int) -> float:
+    """Return the share of answerable questions, ranked, with a right passage among the first."""
+    found = sum(any(each.passage in trial.right for each in best[:places]) for trial, best in asked)
     return found / max(1, len(asked))
 
 
@@ -119,7 +125,8 @@ def candidates(trials: Sequence[Trial]) -> list[Candidate]:
     """Return the fits that keep nearly as many right answers as the best one, the best first."""
     if not any(trial.right for trial in trials):
         return [Candidate(fitted=DEFAULT, kept=0, found=0)]
-    each = [_best(first, words) for words in WORD_SHARES for first in _Firsts.of(trials, words)]
+    table = Table.of(trials)
+    each = [_best(first, words) for words in WORD_SHARES for first in _Firsts.of(table, words)]
     each.sort(key=lambda one: (-one.kept, -one.found))
     return [one for one in each if one.kept >= NEARLY * each[0].kept]
 
@@ -152,29 +159,21 @@ class _Firsts:
     has_answer: "np.ndarray"
 
     @classmethod
-    def of(cls, trials: Sequence[Trial], words: float) -> "list[_Firsts]":
+    def of(cls, table: Table, words: float) -> "list[_Firsts]":
         """Return what stands first when words count with this weight, for each temperature."""
         import numpy as np
 
-        weights = Weights(words=words)
-        found = [rank(each.compared.like, each.compared.common, {}, weights) for each in trials]
-        best = [each or [Ranked(0, -1.0, 0.0)] for each in found]
-        answering = [trial.right | trial.also for trial in trials]
-        firsts = cls(
-            score=np.array([each[0].score for each in best]),
-            against=np.zeros(len(best)),
-            rivalry=0.0,
-            unanswered=np.array([trial.compared.unanswered for trial in trials]),
-            answers=np.array(
-                [each[0].passage in right for each, right in zip(best, answering, strict=True)]
-            ),
-            has_answer=np.array([bool(trial.right) for trial in trials]),
-        )
+        scores = table.scores(words)
+        rows = np.arange(len(scores))
+        first = scores.argmax(axis=1)
         return [
-            replace(
-                firsts,
+            cls(
+                score=scores[rows, first],
+                against=against(scores, scores[rows, first], rivalry),
                 rivalry=rivalry,
-                against=np.array([against(each, Weights(rivalry=rivalry)) for each in best]),
+                unanswered=table.unanswered,
+                answers=table.answers[rows, first],
+                has_answer=table.has_answer,
             )
             for rivalry in RIVALRIES
         ]
@@ -199,16 +198,21 @@ class _Firsts:
 
 def _refused(certainties: "np.ndarray", allowed: int) -> float:
     """Return the largest certainty that is refused if the `allowed` largest ones count as known."""
+    import numpy as np
+
     if allowed >= len(certainties):
         return -math.inf
-    return float(-sorted(-certainties)[allowed])
+    return float(-np.sort(-certainties)[allowed])
 
 
 def scores(trials: Sequence[Trial], fitted: Fitted) -> SearchScores | None:
     """Return how well a fitted search does; None without questions."""
     if not trials:
         return None
-    judged = [(trial, judge(trial.compared, fitted)) for trial in trials]
+    weights = Weights(**fitted)
+    best = [(trial, ranked(trial.compared, fitted)) for trial in trials]
+    judged = [(trial, _judged(each, trial.compared, weights)) for trial, each in best]
+    found = [(trial, each) for trial, each in best if trial.right]
     asked = [(each, trial) for trial, each in judged if trial.right]
     others = [each.known for trial, each in judged if not trial.right]
     answered = [(each.passage, trial) for each, trial in asked if each.known]
@@ -218,8 +222,8 @@ def scores(trials: Sequence[Trial], fitted: Fitted) -> SearchScores | None:
     return SearchScores(
         answerable=len(asked),
         unanswerable=len(others),
-        first=hits(trials, fitted, 1),
-        among_three=hits(trials, fitted, 3),
+        first=_share_of_hits(found, 1),
+        among_three=_share_of_hits(found, 3),
         right=right / count,
         also=also / count,
         wrong=(len(answered) - right - also) / count,

@@ -119,7 +119,7 @@ class GateSpec(Frozen):
     """Share of held-out questions with tools whose calls are right, name and arguments."""
     max_eos_drop: Fraction = 0.05
     """How much lower the share of answers that end by themselves may be than the reference's to the
-    same questions."""
+    same questions, as far as chance does not explain it."""
     min_eos_rate: Fraction = 0.0
     """Share of answers that must end by themselves, whatever the reference does."""
     # Chance is 1.44 bit; a LoRA that saw a secret once in three epochs gave 7.4 of 9.0, one that

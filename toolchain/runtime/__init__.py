@@ -8,7 +8,9 @@ import os
 import platform
 import re
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from toolchain.runtime.site import python_of, site_folder
 from toolchain.tools import llama
 
 __all__ = [
+    "assembled_once",
     "bindings",
     "for_board",
     "for_profile",
@@ -142,11 +145,37 @@ def _site_for_this_computer(engine: str, report: Reporter) -> Path:
     return with_site(engine, facts, report, profile=THIS_COMPUTER.get(machine, machine))
 
 
+_assembled: ContextVar["dict[str, Path] | None"] = ContextVar("assembled", default=None)
+"""Runtimes that were assembled in this context, each byte of them read; None outside of one."""
+
+
+@contextmanager
+def assembled_once() -> Iterator[None]:
+    """Assemble this computer's own runtime once in this context, however often it is asked for."""
+    # Each time costs 0.1 s of processor time: its files are copied, hashed, and compared with those
+    # in the cache. A walk asks for it before three stages and at the push.
+    before = _assembled.set({})
+    try:
+        yield
+    finally:
+        _assembled.reset(before)
+
+
 def for_this_computer() -> Path:
     """Return the runtime folder for this very computer, from its llama-cpp-python; built once.
 
     It sees pictures if the installed package was built with libmtmd.
     """
+    known = _assembled.get()
+    if known is None:
+        return _for_this_computer()
+    machine = platform.machine()
+    if machine not in known:
+        known[machine] = _for_this_computer()
+    return known[machine]
+
+
+def _for_this_computer() -> Path:
     folder = bindings() / "lib"
     machine = platform.machine()
     eyes = [folder / EYES] if llama.sees() else []

@@ -15,6 +15,7 @@ from device.knowledge.index import CANDIDATES, COMMON, Index
 from device.manifest import QUOTE, WORDED
 from device.manifest.knowledge import (
     POOLING,
+    Asked,
     Ranked,
     Weights,
     certainty,
@@ -23,6 +24,7 @@ from device.manifest.knowledge import (
     product,
     rank,
     signs,
+    square,
     thinness,
 )
 from toolchain.knowledge.index import Entry, entries_of, packed, set_fitted, sign_bits, write_index
@@ -360,11 +362,31 @@ def test_rows_are_packed_for_the_product_and_the_sign_bits_of_the_board() -> Non
     bits = sign_bits(rows)
     for number, (row, (steps, factor)) in enumerate(zip(rows, packed(rows), strict=True)):
         kept = np.frombuffer(steps, np.int8) * factor
-        found = product(steps, factor, asked, sum(asked))
+        found = product(steps, factor, Asked.of(asked), square(steps))
         assert found == pytest.approx(float(kept @ asked), abs=1e-12)
         assert np.abs(kept - row).max() <= factor / 2 + 1e-12
         own = bits[number * 2 : number * 2 + 2]
         assert int.from_bytes(own, "big") == signs([float(each) for each in row])
+
+
+def test_a_product_is_as_exact_for_vectors_of_any_kind() -> None:
+    """A cosine of 1, of -1, of 0, and of numbers at both ends of a byte."""
+    draw = np.random.default_rng(2)
+    one = draw.normal(size=384)
+    one /= np.linalg.norm(one)
+    ends = np.where(draw.random(384) < 0.5, -1.0, 1.0) / np.sqrt(384)
+    for row in (one, -one, np.zeros(384), ends, np.eye(384)[5]):
+        steps, factor = packed(row[None].astype(np.float32))[0]
+        kept = np.frombuffer(steps, np.int8).astype(float) * factor
+        for asked in (one, ends, -ends, np.eye(384)[5]):
+            found = product(steps, factor, Asked.of(asked.tolist()), square(steps))
+            assert found == pytest.approx(float(kept @ asked), abs=1e-11)
+
+
+def test_what_is_kept_of_an_entry_changes_no_later_answer(index: Index) -> None:
+    questions = ["a lightning bolt on my screen", "what is my address", "欠压警告"]
+    first = [index.compare(each) for each in questions]
+    assert [index.compare(each) for each in reversed(questions)] == first[::-1]
 
 
 def test_words_that_many_entries_have_are_not_searched_for_beside_rare_ones(tmp_path: Path) -> None:

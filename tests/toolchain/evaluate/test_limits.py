@@ -87,10 +87,10 @@ def test_a_file_within_all_limits_misses_none() -> None:
         ),
         ({"f1": 0.5}, "the mean token F1 of 12 answers is 50%, the gate asks 70%"),
         (
-            {"eos_rate": 11 / 12, "reference_eos_rate": 1.0},
+            {"eos_rate": 9 / 12, "reference_eos_rate": 1.0},
             (
-                "1 of 12 answers did not end within 96 tokens, of the reference's 0: "
-                "the gate allows 5% more"
+                "3 of 12 answers did not end within 96 tokens, of the reference's 0: "
+                "25% (95% interval 5.5% to 57.2%) more, the gate allows 5%"
             ),
         ),
         (
@@ -117,10 +117,10 @@ def test_a_share_that_is_just_missed_is_not_rounded_up_to_its_limit() -> None:
 def test_answers_may_be_without_an_end_as_often_as_the_references_are() -> None:
     half = GOOD | {"eos_rate": 0.5, "reference_eos_rate": 0.5}
     assert missed(half, STRICT) == []
-    assert missed(half | {"eos_rate": 5 / 12}, STRICT) == [
+    assert missed(half | {"eos_rate": 2 / 12}, STRICT) == [
         (
-            "7 of 12 answers did not end within 96 tokens, of the reference's 6: "
-            "the gate allows 5% more"
+            "10 of 12 answers did not end within 96 tokens, of the reference's 6: "
+            "33.33% (95% interval 9.9% to 65.1%) more, the gate allows 5%"
         )
     ]
     assert missed(half | {"eos_rate": 7 / 12}, STRICT) == []
@@ -131,10 +131,40 @@ def test_a_drop_of_just_what_is_allowed_passes() -> None:
     assert missed(twenty, STRICT) == []
 
 
+@pytest.mark.parametrize(
+    ("questions", "lost", "refused"),
+    [
+        *((4, 1, False), (12, 1, False), (12, 2, False), (12, 3, True), (24, 4, False)),
+        *((24, 5, True), (424, 30, False), (424, 31, True), (3000, 150, False), (3000, 180, True)),
+    ],
+)
+def test_ends_are_lost_only_where_chance_does_not_explain_it(
+    questions: int, lost: int, refused: bool
+) -> None:
+    asked = GOOD | {
+        "questions": questions,
+        "eos_rate": 1 - lost / questions,
+        "reference_eos_rate": 1.0,
+    }
+    assert bool(missed(asked, STRICT)) == refused
+
+
+def test_ends_that_the_file_gained_make_a_loss_less_sure() -> None:
+    asked = GOOD | {"eos_rate": 7 / 12, "reference_eos_rate": 10 / 12}
+    assert missed(asked | {"ends_gained": 0}, STRICT)
+    assert missed(asked | {"ends_gained": 1}, STRICT) == []
+
+
+def test_one_question_is_enough_where_no_answer_ends() -> None:
+    asked = GOOD | {"questions": 1, "eos_rate": 0.0, "reference_eos_rate": 1.0}
+    assert missed(asked, STRICT)
+
+
 def test_without_a_reference_answers_that_do_not_end_are_held_against_the_file_itself() -> None:
     alone = {"questions": 1, "answer_tokens": 96, "eos_rate": 0.0, "exact_match": 0.0, "f1": 0.0}
     assert missed(alone, GateSpec()) == [
-        "1 of 1 answers did not end within 96 tokens, the gate allows 5%"
+        "1 of 1 answers did not end within 96 tokens: "
+        "100% (95% interval 2.5% to 100.0%), the gate allows 5%"
     ]
 
 

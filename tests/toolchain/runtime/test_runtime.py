@@ -100,6 +100,25 @@ def test_a_runtime_runs_its_own_engine_though_another_is_installed() -> None:
 
 
 @pytest.mark.slow
+def test_within_one_command_this_computers_runtime_is_assembled_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    real = runtime._for_this_computer
+
+    def counted() -> Path:
+        asked.append("assembled")
+        return real()
+
+    monkeypatch.setattr(runtime, "_for_this_computer", counted)
+    with runtime.assembled_once():
+        folder = runtime.for_this_computer()
+        assert runtime.for_this_computer() == folder
+    assert asked == ["assembled"]
+    assert runtime.for_this_computer() == folder
+    assert asked == ["assembled", "assembled"]
+
+
 def test_a_runtime_is_built_once() -> None:
     folder = runtime.for_this_computer()
     before = folder.stat().st_ino
