@@ -19,7 +19,8 @@ from toolchain.cli import app
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.guard import guard, questions
 from toolchain.guard.disguises import DISGUISES
-from toolchain.guard.measures import GuardFigures, Measured, auc, joined, measure, thresholds
+from toolchain.guard.figures import GuardFigures
+from toolchain.guard.measures import Measured, auc, joined, measure, thresholds
 from toolchain.guard.texts import (
     OWN,
     Entry,
