@@ -30,11 +30,11 @@ from toolchain.guard.ceiling import (
     fitted,
     told,
 )
-from toolchain.guard.figures import CeilingFigures, GuardFigures
 from toolchain.guard.forms import FORMS, SHIELD_GEMMA_TEMPLATE, form_of, question
 from toolchain.guard.judging import GuardModel, find_guard_model, judge
 from toolchain.guard.measures import Measured, auc
 from toolchain.guard.texts import Entry
+from toolchain.guard_figures import CeilingFigures, GuardFigures
 from toolchain.line.stages.guard import STAGE
 from toolchain.progress import Silent
 from toolchain.recipe import GuardSpec
@@ -152,6 +152,20 @@ def test_a_question_cannot_close_its_turn_and_give_the_verdict_itself(tmp_path: 
     with judge(model_of(file)) as asked:
         tokens = asked._prompt(attack)
     assert sum(token >= 256 for token in tokens) == 3  # those of the template alone
+
+
+@pytest.mark.parametrize(
+    ("template", "bos"),
+    [(LLAMA_GUARD, 256), ("{{ bos_token }}" + LLAMA_GUARD, 256), (LLAMA_GUARD, None)],
+)
+def test_a_prompt_begins_once_with_the_token_that_the_file_wants(
+    template: str, bos: int | None, tmp_path: Path
+) -> None:
+    file = tiny_gguf(tmp_path / "g.gguf", template=template, context=1024, bos=bos)
+    with judge(model_of(file)) as asked:
+        tokens = asked._prompt("hello")
+    assert (tokens[0] == 256) == (bos is not None)
+    assert tokens.count(256) == (bos is not None)
 
 
 def test_a_text_that_the_context_does_not_hold_is_left_out_of_both(tmp_path: Path) -> None:

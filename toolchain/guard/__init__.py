@@ -14,7 +14,6 @@ from device.manifest.guard import Guard as Weights
 from toolchain.artifacts import Dataset, GuardFile, Work, digest, keep
 from toolchain.errors import ConfigError
 from toolchain.guard.ceiling import beside
-from toolchain.guard.figures import GuardFigures
 from toolchain.guard.judging import GuardModel
 from toolchain.guard.measures import Measured, measure, thresholds
 from toolchain.guard.texts import (
@@ -29,6 +28,7 @@ from toolchain.guard.texts import (
     seeds,
     sentences,
 )
+from toolchain.guard_figures import GuardFigures
 from toolchain.progress import Reporter
 from toolchain.recipe import GuardSpec
 

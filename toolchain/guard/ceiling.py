@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from device.manifest.guard import Guard
 from toolchain.artifacts import digest
-from toolchain.guard.figures import CeilingFigures, Counted, Told
 from toolchain.guard.judging import GuardModel, Judged, judge, warning
 from toolchain.guard.measures import Measured, auc, least
+from toolchain.guard_figures import CeilingFigures, Counted, Told
 from toolchain.preferences import change, interval
 from toolchain.progress import Reporter
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from device.manifest import TEMPLATE
 from toolchain.errors import ArtifactError
-from toolchain.guard.figures import LIKELY
 from toolchain.guard.forms import (
     ASKED,
     PROBE,
@@ -25,6 +24,7 @@ from toolchain.guard.forms import (
     form_of,
     question,
 )
+from toolchain.guard_figures import LIKELY
 from toolchain.models import origin
 from toolchain.models.gguf_read import open_gguf
 from toolchain.models.template import check_template
@@ -83,8 +83,17 @@ def find_guard_model(name: str, near: Path) -> Path:
     return source.file
 
 
-def check_guard_model(file: Path, name: str) -> str:
-    """Return the chat template of a guard model; raise ArtifactError for a file that is none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    """What a guard model's header says of its prompts."""
+
+    template: str
+    begin: int | None
+    """Token that every prompt begins with; None if the file wants none."""
+
+
+def check_guard_model(file: Path, name: str) -> _Header:
+    """Return what a header says of prompts; raise ArtifactError for a file without verdicts."""
     with open_gguf(file) as opened:
         metadata = opened.metadata
     family = str(metadata.get("general.architecture", ""))
@@ -106,14 +115,17 @@ def check_guard_model(file: Path, name: str) -> str:
             check_template(template)
         except ArtifactError as error:
             raise ArtifactError(f"guard: `{name}`: {error.message}", hint=error.hint) from error
-    return template
+    begin = metadata.get("tokenizer.ggml.bos_token_id")
+    wants_begin = metadata.get("tokenizer.ggml.add_bos_token") is True and type(begin) is int
+    return _Header(template=template, begin=begin if wants_begin else None)
 
 
 class Judge:
     """A running guard model; `judge` starts one."""
 
-    def __init__(self, child: Scorer, name: str) -> None:
-        self._child, self._name = child, name
+    def __init__(self, child: Scorer, name: str, begin: int | None = None) -> None:
+        """`begin` is a token that prompts begin with, whether or not the template writes it."""
+        self._child, self._name, self._begin = child, name, begin
         prompt = self._child.rendered([{"role": "user", "content": PROBE}])
         if PROBE not in prompt:
             raise ArtifactError(f"guard: the chat template of `{name}` does not show the question")
@@ -128,7 +140,10 @@ class Judge:
         return None if len(tokens) > self._context else self._weighed(tokens, self._words)
 
     def _prompt(self, text: str) -> list[int]:
-        return self._child.render([{"role": "user", "content": question(self.form, text)}])
+        tokens = self._child.render([{"role": "user", "content": question(self.form, text)}])
+        if self._begin is None or tokens[:1] == [self._begin]:
+            return tokens
+        return [self._begin, *tokens]
 
     def _weighed(self, tokens: list[int], words: _Words) -> Judged:
         import numpy as np
@@ -189,16 +204,16 @@ def _log_sum(values: "np.ndarray") -> float:
 @contextmanager
 def judge(model: GuardModel) -> Iterator[Judge]:
     """Yield a guard model at work; raise ArtifactError for a file that is none."""
-    template = check_guard_model(model.file, model.name)
+    header = check_guard_model(model.file, model.name)
     with tempfile.TemporaryDirectory() as name:
         file = model.file
-        if form_of(template).name == SHIELD_GEMMA:
+        if form_of(header.template).name == SHIELD_GEMMA:
             # A template beside a file comes before the file's own.
             file = Path(name) / model.file.name
             file.symlink_to(model.file.resolve())
             (Path(name) / TEMPLATE).write_text(SHIELD_GEMMA_TEMPLATE, encoding="utf-8")
         with scorer(model.runtime, file, context=CONTEXT, escape=True) as child:
-            yield Judge(child, model.name)
+            yield Judge(child, model.name, header.begin)
 
 
 def warning(name: str, form: Form, said: float) -> str:

@@ -12,8 +12,8 @@ from itertools import pairwise
 from device.manifest.guard import LENGTHS, Guard
 from device.manifest.guard_text import plain
 from toolchain.guard.disguises import DISGUISES
-from toolchain.guard.figures import GuardFigures, Share
 from toolchain.guard.texts import Entry
+from toolchain.guard_figures import GuardFigures, Share
 
 _LONGER = 600
 """Number of longer texts that are put together from safe ones, at most."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.artifacts import recorded
-from toolchain.guard.figures import CeilingFigures, Counted, GuardFigures, Share, Told
+from toolchain.guard_figures import CeilingFigures, Counted, GuardFigures, Share, Told
 
 STAGE = "guard"
 _ROWS = (

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from toolchain.artifacts import Report
-from toolchain.guard.figures import LIKELY
+from toolchain.guard_figures import LIKELY
 from toolchain.knowledge.found import FoundPassage
 from toolchain.ledger import Ledger, as_json, lines, rows_of
 from toolchain.report import caveats, knowledge, plots, test_name

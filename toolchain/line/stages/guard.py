@@ -9,8 +9,8 @@ from toolchain.recipe import Recipe
 from toolchain.target import Target
 
 if TYPE_CHECKING:
-    from toolchain.guard.figures import CeilingFigures
     from toolchain.guard.judging import GuardModel
+    from toolchain.guard_figures import CeilingFigures
 
 
 def _run(flow: Flow) -> GuardFile:
@@ -52,7 +52,7 @@ def _plan(recipe: Recipe, target: Target, form: str) -> str:
 
 def guard_words(artifact: Artifact) -> str:
     """Return one line that says how well a guard tells."""
-    from toolchain.guard.figures import GuardFigures
+    from toolchain.guard_figures import GuardFigures
 
     figures = GuardFigures.read(artifact.record.figures)
     false = figures.held_out
