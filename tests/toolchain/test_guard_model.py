@@ -134,6 +134,17 @@ def test_the_margin_is_what_the_engines_own_logits_say(
         assert judged.said == pytest.approx(of_safe + of_unsafe, rel=0.05)
 
 
+def test_a_template_that_takes_parts_shows_the_question(tmp_path: Path) -> None:
+    """Llama Guard 3 1B's does: a text of its own would be passed over, and nothing judged."""
+    parts = "{% for part in messages[-1]['content'] | selectattr('type', 'equalto', 'text') %}"
+    template = LLAMA_GUARD.replace(ASKS, parts + "{{ part['text'] }}{% endfor %}")
+    file = tiny_gguf(tmp_path / "g.gguf", template=template, context=1024)
+    assert find_guard_model("g.gguf", tmp_path) == file
+    with judge(model_of(file)) as asked:
+        assert asked.form.name == "Llama Guard"
+        assert bytes(token for token in asked._prompt("a bomb?") if token < 256).count(b"a bomb?")
+
+
 def test_a_verdict_behind_a_line_end_is_found_there(tmp_path: Path) -> None:
     """Granite's older templates end at the mark of the answer, some before a line end."""
     template = GRANITE.replace("<|im_end|>\n", "!")
