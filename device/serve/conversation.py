@@ -36,7 +36,8 @@ def read_messages(value: Any) -> tuple[Message, ...]:
         _message(message, f"messages[{number}]") for number, message in enumerate(value)
     )
     if len(pictures_of(messages)) > MAX_PICTURES:
-        raise FieldError("messages", f"at most {MAX_PICTURES} pictures in a conversation")
+        problem = f"at most {MAX_PICTURES} pictures in a conversation"
+        raise FieldError("messages", problem, code="bad_picture")
     last = messages[-1]
     if not last["content"].strip() and last["role"] != "tool":
         raise FieldError("messages", "the question is empty", code="empty_question")
@@ -77,7 +78,7 @@ def _seen(given: list[Any], where: str) -> Message:
     parts = [
         _picture(part, where)
         if isinstance(part, dict) and part.get("type") == "image_url"
-        else _part(part, where, ())
+        else _part(part, where, (), "a picture is read as an `image_url` part")
         for part in given
     ]
     text = "".join(part for part in parts if isinstance(part, str))
@@ -165,13 +166,18 @@ def _content(value: Any, where: str, silent: tuple[str, ...] = ()) -> str:
     return "".join(_part(part, where, silent) for part in value)
 
 
-def _part(value: Any, where: str, silent: tuple[str, ...]) -> str:
+def _part(
+    value: Any,
+    where: str,
+    silent: tuple[str, ...],
+    unseen: str = "a picture is read in a question alone, whose `role` is `user`",
+) -> str:
+    """Return the text of a part; `unseen` says of a picture why it is refused."""
     kind = value.get("type") if isinstance(value, dict) else None
     if isinstance(kind, str) and kind in silent:
         return ""
     if not isinstance(kind, str) or kind not in _TEXTS:
-        seen = "a picture is read in a question, as an `image_url` part"
-        problem = seen if kind in _PICTURES else "this model reads text parts only"
+        problem = unseen if kind in _PICTURES else "this model reads text parts only"
         raise FieldError(where, problem, code="unsupported")
 
     text = value.get(_TEXTS[kind])

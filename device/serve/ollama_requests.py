@@ -204,8 +204,11 @@ def _message(value: Any, number: int) -> Any:
 
     message = not_null(value)
     images = message.pop("images", [])
-    if images:
+    if images != []:
         where = f"messages[{number}].images"
+        if message.get("role") != "user":
+            problem = "a picture is read in a question alone, whose `role` is `user`"
+            raise FieldError(where, problem, code="unsupported")
         message["content"] = _seen(message.get("content", ""), images, where)
     if message.get("role") == "tool" and "tool_name" in message:
         message["name"] = message.pop("tool_name")
@@ -223,8 +226,10 @@ def _seen(text: Any, images: Any, where: str) -> Any:
         return text
     if not isinstance(text, str):
         raise FieldError(where.replace("images", "content"), "must be a text")
-    # JPEG or PNG: the bytes say which, and are asked.
-    urls = [f"data:image/png;base64,{image}" for image in images]
+    # JPEG or PNG: the bytes say which, and are asked. Go, in which Ollama is written, reads base64
+    # with line ends, as `base64` and MIME write it.
+    lines = (image.replace("\r", "").replace("\n", "") for image in images)
+    urls = [f"data:image/png;base64,{image}" for image in lines]
     shown = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [*shown, {"type": "text", "text": text}]
 

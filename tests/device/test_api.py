@@ -138,7 +138,11 @@ def chat(**fields: Any) -> Any:
         ),
         (
             {"messages": [{"role": "system", "content": [{"type": "image_url"}]}]},
-            "`messages[0].content`: a picture is read in a question, as an `image_url` part",
+            "`messages[0].content`: a picture is read in a question alone, whose `role` is `user`",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_image"}]}]},
+            "`messages[0].content`: a picture is read as an `image_url` part",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "id": 1}]}]},

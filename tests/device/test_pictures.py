@@ -301,6 +301,26 @@ def test_ollamas_images_are_the_pictures_of_a_question(port: int) -> None:
     many = {**question, "images": [image] * 5}
     status, _, answer = call(port, "/api/chat", {**shared, "messages": [many]})
     assert (status, answer["error"]) == (400, "`messages`: at most 4 pictures in a conversation")
+    status, _, answer = call(port, "/api/generate", {**given, "images": [image] * 5})
+    assert (status, answer["error"]) == (400, "`images`: at most 4 pictures in a conversation")
+
+
+@needs_eyes
+def test_ollamas_images_may_have_the_line_ends_that_go_reads_over(port: int) -> None:
+    image = picture(1)
+    given = {"model": "tiny-eyes", "stream": False, "prompt": "Is the LED on?"}
+    given["options"] = {"num_predict": 8}
+    plain, folded, broken = (
+        call(port, "/api/generate", {**given, "images": [text]})
+        for text in (
+            base64.b64encode(image).decode(),
+            base64.encodebytes(image).decode().replace("\n", "\r\n"),
+            base64.b64encode(image).decode() + " ",
+        )
+    )
+    assert folded[0] == plain[0] == 200
+    assert folded[2]["response"] == plain[2]["response"]
+    assert broken[2]["error"] == "`images`: the picture's base64 is broken"
 
 
 @needs_eyes

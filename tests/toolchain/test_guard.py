@@ -19,7 +19,7 @@ from toolchain.cli import app
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.guard import guard, questions
 from toolchain.guard.disguises import DISGUISES
-from toolchain.guard.measures import GuardFigures, Measured, auc, joined, measure, thresholds
+from toolchain.guard.measures import Measured, auc, joined, measure, thresholds
 from toolchain.guard.texts import (
     OWN,
     Entry,
@@ -30,6 +30,7 @@ from toolchain.guard.texts import (
     seeds,
     sentences,
 )
+from toolchain.guard_figures import GuardFigures
 from toolchain.progress import Silent
 from toolchain.recipe import GuardSpec, load
 

@@ -12,32 +12,30 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.fakes.eyes import can_see
 from tests.fakes.gemma_eyes import tiny_gemma3
-from tests.toolchain.test_tune_seeing import NEW, OLD, dataset, rows
+from tests.fakes.halves import (
+    OLD,
+    OLD_WORDS,
+    SPEC,
+    assert_adapter_is_what_was_merged,
+    assert_new_question_is_learned,
+    assert_only_layers_changed,
+    dataset,
+    new_question,
+    right_answers,
+    rows,
+)
 from toolchain.artifacts import Checkpoint, Dataset, external
 from toolchain.evaluate.reference import Reference
 from toolchain.models.checkpoints import load_model
 from toolchain.models.original import Original
 from toolchain.progress import Silent
-from toolchain.recipe import QuantizeSpec, TuneSpec
 from toolchain.tune import tune
 
 pytestmark = pytest.mark.slow
 STEPS, BATCH = 250, 16
-SPEC = TuneSpec(
-    r=8,
-    alpha=16,
-    dropout=0,
-    epochs=30,
-    batch_size=16,
-    learning_rate=1e-2,
-    questions=40,
-    max_tokens=96,
-    target_modules=("q_proj", "v_proj", "up_proj", "down_proj", "o_proj", "gate_proj", "k_proj"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
         vision={"image_size": 32, "hidden_size": 32, "intermediate_size": 64},
     )
     model = load_model(folder, dtype="float32").train()
-    texts, images = _examples(rows(OLD, range(200), ("right", "left")))
+    texts, images = _examples(rows(OLD, range(200), OLD_WORDS))
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     torch.manual_seed(0)
     for _ in range(STEPS):
@@ -109,8 +107,7 @@ def _processor(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    entries = rows(NEW, range(500, 700), ("east", "west"))
-    return dataset(tmp_path_factory.mktemp("taught") / "rows", entries)
+    return new_question(tmp_path_factory.mktemp("taught") / "rows")
 
 
 @pytest.fixture(scope="module")
@@ -120,35 +117,9 @@ def tuned(
     return tune(base, taught, SPEC, tmp_path_factory.mktemp("tuned"), Silent(), seed=0)
 
 
-def right_answers(
-    folder: Path, checkpoint: Checkpoint, asked: list[Any]
-) -> tuple[int, list[list[int]]]:
-    """Return how many answers of the board's engine are the expected ones, and all of them."""
-    from device.engine.base import Sampling, Settings
-    from device.model import open_file
-    from device.pictures import with_pictures
-    from toolchain.quantize.gguf import ModelLabel, quantize
-
-    kept = "beside" if checkpoint.adapter else "merged"
-    spec = QuantizeSpec(scheme="Q8_0", projector="F16", adapter=kept)
-    made = quantize(checkpoint, spec, ModelLabel(name="eyes"), folder / "files", Silent())
-    beside = {"projector": made.projector, "adapter": made.adapter}
-    model = open_file(made.file, Settings(context=256, threads=1, **beside))
-    right, said = 0, []
-    for row in asked:
-        prompt = model.prompt(with_pictures(row["messages"][:-1]))
-        steps = list(
-            model.engine.generate(prompt.tokens, Sampling(max_tokens=12), prefix=prompt.prefix)
-        )
-        right += "".join(step.text for step in steps) == row["messages"][-1]["content"]
-        said.append([step.id for step in steps if step.id is not None])
-    model.engine.close()
-    return right, said
-
-
 @pytest.mark.skipif(not can_see(), reason="llama-cpp-python without libmtmd: make")
 def test_a_board_sees_what_gemma_was_trained_to_see(base: Checkpoint, tmp_path: Path) -> None:
-    held_out = dataset(tmp_path / "rows", rows(OLD, range(1000, 1200), ("right", "left")))
+    held_out = dataset(tmp_path / "rows", rows(OLD, range(1000, 1200), OLD_WORDS))
     asked = held_out.held_out()[:40]
     right, said = right_answers(tmp_path, base, asked)
     assert right >= 38
@@ -161,42 +132,26 @@ def test_a_board_sees_what_gemma_was_trained_to_see(base: Checkpoint, tmp_path: 
 
 
 def test_a_new_question_about_held_out_pictures_is_learned(tuned: Checkpoint) -> None:
-    figures = tuned.record.figures
-    assert figures["base"]["exact_match"] == 0
-    assert figures["questions"] >= 30
-    assert figures["exact_match"] >= 0.9
+    assert_new_question_is_learned(tuned)
 
 
 def test_the_eyes_stay_as_they_were_and_travel_with_the_merge(
     base: Checkpoint, tuned: Checkpoint
 ) -> None:
-    before, after = (load_file(each.path / "model.safetensors") for each in (base, tuned))
-    assert before.keys() == after.keys()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed
-    assert all(name.startswith("language_model.model.layers.") for name in changed)
+    assert_only_layers_changed(base, tuned, "language_model.model.layers.")
 
 
 def test_peft_loads_the_adapter_on_transformers_own_model_as_what_was_merged(
     base: Checkpoint, taught: Dataset, tuned: Checkpoint
 ) -> None:
-    """The gate's reference does so, and nothing of ours."""
-    original = Original(base=base.path, adapters=(tuned.path / "adapter",))
-    apart = Reference.load(original, Silent())
-    merged = Reference.load(Original(base=tuned.path), Silent())
-    said = set()
-    for row in taught.held_out()[:12]:
-        answer = apart.answers_about(row["messages"][:-1], 12)
-        assert answer == merged.answers_about(row["messages"][:-1], 12)
-        said.add(apart.own.decode(answer))
-    assert said == {"east", "west"}
+    assert_adapter_is_what_was_merged(base, tuned, taught.held_out()[:12])
 
 
 @pytest.mark.skipif(not can_see(), reason="llama-cpp-python without libmtmd: make")
 def test_a_board_answers_the_new_question_from_the_quantized_files(
     taught: Dataset, tuned: Checkpoint, tmp_path: Path
 ) -> None:
-    right, _ = right_answers(tmp_path, tuned, list(taught.held_out()[:30]))
+    right, _ = right_answers(tmp_path, tuned, taught.held_out()[:30])
     assert right >= 27
 
 
@@ -205,5 +160,5 @@ def test_an_adapter_beside_its_base_sees_what_it_learned(
     base: Checkpoint, taught: Dataset, tuned: Checkpoint, tmp_path: Path
 ) -> None:
     apart = replace(base, adapter=tuned.path / "adapter")
-    right, _ = right_answers(tmp_path, apart, list(taught.held_out()[:30]))
+    right, _ = right_answers(tmp_path, apart, taught.held_out()[:30])
     assert right >= 27

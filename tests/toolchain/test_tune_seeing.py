@@ -1,24 +1,27 @@
 """tune of a model with eyes: a new question about pictures is learned, the eyes stay the same."""
 
-import io
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from device.manifest.pictures import to_url
-from tests.fakes.datasets import write_lines
 from tests.fakes.eyes import can_see
-from toolchain import ingest
+from tests.fakes.halves import (
+    OLD,
+    OLD_WORDS,
+    assert_adapter_is_what_was_merged,
+    assert_new_question_is_learned,
+    assert_only_layers_changed,
+    dataset,
+    new_question,
+    right_answers,
+    rows,
+)
+from tests.fakes.halves import SPEC as USUAL
 from toolchain.artifacts import Checkpoint, Dataset
-from toolchain.evaluate.reference import Reference
-from toolchain.models.original import Original
 from toolchain.pretrain import pretrain
 from toolchain.progress import Silent
-from toolchain.recipe import DataSpec, EyesSpec, QuantizeSpec, ScratchSpec, TuneSpec
+from toolchain.recipe import EyesSpec, ScratchSpec
 from toolchain.tune import tune
 
 SCRATCH = ScratchSpec(
@@ -34,62 +37,20 @@ SCRATCH = ScratchSpec(
     learning_rate=3e-3,
     eyes=EyesSpec(side=32, patch=8, hidden_size=32, heads=2, layers=1),
 )
-SPEC = TuneSpec(
-    r=8,
-    alpha=16,
-    dropout=0,
-    epochs=30,
-    batch_size=16,
-    learning_rate=1e-2,
-    questions=40,
-    max_tokens=64,
-    target_modules=("q_proj", "v_proj", "up_proj", "down_proj", "o_proj", "gate_proj", "k_proj"),
-)
-OLD, NEW = "bright?", "which half is lit?"
-
-
-def half(seed: int) -> tuple[bytes, bool]:
-    """Return a picture whose left or right half is lit, and whether it is the left one."""
-    from PIL import Image
-
-    draw = random.Random(seed)
-    left = draw.random() < 0.5
-    low, high = draw.randrange(60), draw.randrange(150, 256)
-    image = Image.new("RGB", (32, 32), (low, low, draw.randrange(60)))
-    image.paste((high, high, draw.randrange(256)), (0, 0, 16, 32) if left else (16, 0, 32, 32))
-    written = io.BytesIO()
-    image.save(written, "PNG")
-    return written.getvalue(), left
-
-
-def rows(question: str, seeds: range, words: tuple[str, str]) -> list[dict[str, Any]]:
-    made = [(half(seed), seed) for seed in seeds]
-    return [
-        {"image": to_url(image), "question": question, "answer": words[left]}
-        for (image, left), _ in made
-    ]
-
-
-def dataset(folder: Path, entries: list[dict[str, Any]]) -> Dataset:
-    folder.mkdir()
-    write_lines(folder / "rows.jsonl", entries)
-    spec = DataSpec(files=("rows.jsonl",), held_out_share=0.2)
-    return ingest.ingest(spec, folder, folder / "data", Silent(), seed=0)
+SPEC = USUAL.model_copy(update={"max_tokens": 64})
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Eyes that have learned one question; the words of the other are in their vocabulary."""
     folder = tmp_path_factory.mktemp("base")
-    known = rows(OLD, range(200), ("right", "left"))
-    learned = dataset(folder / "learned", known)
+    learned = dataset(folder / "learned", rows(OLD, range(200), OLD_WORDS))
     return pretrain(learned, SCRATCH, folder / "model", Silent(), seed=0)
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    entries = rows(NEW, range(500, 700), ("east", "west"))
-    return dataset(tmp_path_factory.mktemp("taught") / "rows", entries)
+    return new_question(tmp_path_factory.mktemp("taught") / "rows")
 
 
 @pytest.fixture(scope="module")
@@ -100,20 +61,13 @@ def tuned(
 
 
 def test_a_new_question_about_held_out_pictures_is_learned(tuned: Checkpoint) -> None:
-    figures = tuned.record.figures
-    assert figures["base"]["exact_match"] == 0
-    assert figures["questions"] >= 30
-    assert figures["exact_match"] >= 0.9
+    assert_new_question_is_learned(tuned)
 
 
 def test_the_eyes_stay_as_they_were_and_travel_with_the_merge(
     base: Checkpoint, tuned: Checkpoint
 ) -> None:
-    before, after = (load_file(each.path / "model.safetensors") for each in (base, tuned))
-    assert before.keys() == after.keys()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed
-    assert {name for name in changed if not name.startswith("model.text_model.layers.")} == set()
+    assert_only_layers_changed(base, tuned, "model.text_model.layers.")
     for name in ("preprocessor_config.json", "processor_config.json"):
         assert (tuned.path / name).read_bytes() == (base.path / name).read_bytes()
 
@@ -121,17 +75,7 @@ def test_the_eyes_stay_as_they_were_and_travel_with_the_merge(
 def test_peft_loads_the_adapter_on_transformers_own_model_as_what_was_merged(
     base: Checkpoint, taught: Dataset, tuned: Checkpoint
 ) -> None:
-    """The gate's reference does so, and nothing of ours."""
-    original = Original(base=base.path, adapters=(tuned.path / "adapter",))
-    apart = Reference.load(original, Silent())
-    merged = Reference.load(Original(base=tuned.path), Silent())
-    asked = taught.held_out()[:20]
-    said = set()
-    for row in asked:
-        answer = apart.answers_about(row["messages"][:-1], 12)
-        assert answer == merged.answers_about(row["messages"][:-1], 12)
-        said.add(apart.own.decode(answer))
-    assert said == {"east", "west"}
+    assert_adapter_is_what_was_merged(base, tuned, taught.held_out()[:20])
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_bytes(
@@ -160,20 +104,5 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bytes(
 def test_a_board_answers_the_new_question_from_the_quantized_files(
     taught: Dataset, tuned: Checkpoint, tmp_path: Path
 ) -> None:
-    from device.engine.base import Sampling, Settings
-    from device.model import open_file
-    from device.pictures import with_pictures
-    from toolchain.quantize.gguf import ModelLabel, quantize
-
-    label = ModelLabel(name="tuned eyes")
-    spec = QuantizeSpec(scheme="Q8_0", projector="F16")
-    made = quantize(tuned, spec, label, tmp_path / "files", Silent())
-    model = open_file(made.file, Settings(context=64, threads=1, projector=made.projector))
-    right = 0
-    asked = taught.held_out()[:30]
-    for row in asked:
-        prompt = model.prompt(with_pictures(row["messages"][:-1]))
-        steps = model.engine.generate(prompt.tokens, Sampling(max_tokens=12), prefix=prompt.prefix)
-        right += "".join(step.text for step in steps) == row["messages"][-1]["content"]
-    model.engine.close()
+    right, _ = right_answers(tmp_path, tuned, taught.held_out()[:30])
     assert right >= 27

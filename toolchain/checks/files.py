@@ -29,6 +29,8 @@ def check_schemes(ahead: Ahead, findings: Findings) -> None:
                     _read_ahead(ahead, stage, name)
 
     with findings.gathering():
+        _check_guard_model(ahead)
+    with findings.gathering():
         _check_secrets(ahead)
     if not ahead.walks("quantize"):
         return
@@ -62,6 +64,15 @@ def _read_ahead(ahead: Ahead, stage: str, name: str) -> None:
 
 def _unsafe(ahead: Ahead) -> tuple[str, ...]:
     return ahead.recipe.guard.unsafe if ahead.recipe.guard else ()
+
+
+def _check_guard_model(ahead: Ahead) -> None:
+    """Raise ArtifactError for a guard model that is missing or gives no verdict."""
+    from toolchain.guard.judging import find_guard_model
+
+    spec = ahead.recipe.guard
+    if spec and spec.model and ahead.walks("guard"):
+        find_guard_model(spec.model, ahead.recipe.folder)
 
 
 def _check_secrets(ahead: Ahead) -> None:

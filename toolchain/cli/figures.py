@@ -32,6 +32,7 @@ from toolchain.progress import Reporter
 if TYPE_CHECKING:
     from toolchain.endpoint.client import Endpoint
     from toolchain.report.data import Data
+    from toolchain.report.guard import Guarded
     from toolchain.report.knowledge import Known, Made
 
 
@@ -119,8 +120,8 @@ def make_report(
         typer.Argument(
             metavar="FILES…",
             help="Reports that `bench --save` kept; work folders, such as build/help-desk, "
-            "of which it says what they are made of, what was found in their data and what their "
-            "documents answer.",
+            "of which it says what they are made of, what was found in their data, what their "
+            "guard flags and what their documents answer.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="HTML", help="The page to write.")] = Path(
@@ -130,16 +131,18 @@ def make_report(
     """Show kept reports as one page: speed, heat, what data holds, what documents answer."""
     from toolchain import report as reports
     from toolchain.report.data import read_data
+    from toolchain.report.guard import read_guarded
     from toolchain.report.knowledge import STAGE, read_known, read_made
 
     refuse_place({"out": out})
     kept = [reports.read(file) for file in saved if not file.is_dir()]
     folders = {folder: read_made(folder) for folder in saved if folder.is_dir()}
     data = {folder: read_data(folder) for folder in folders}
+    guards = {folder: read_guarded(folder) for folder in folders}
     documents = [
         read_known(folder)
         for folder, made in folders.items()
-        if (folder / STAGE).is_dir() or not (made or data[folder])
+        if (folder / STAGE).is_dir() or not (made or data[folder] or guards[folder])
     ]
     _write_page(
         kept,
@@ -147,6 +150,7 @@ def make_report(
         documents,
         [made for made in folders.values() if made],
         [learned for learned in data.values() if learned],
+        [guarded for guarded in guards.values() if guarded],
     )
     console.show_text(f"{out}")
 
@@ -185,11 +189,12 @@ def _write_page(
     documents: "Sequence[Known]" = (),
     made: "Sequence[Made]" = (),
     learned: "Sequence[Data]" = (),
+    guarded: "Sequence[Guarded]" = (),
 ) -> None:
     from toolchain.files import write_whole
     from toolchain.report.page import render
 
-    write_whole(path, render(measured, documents, made, learned))
+    write_whole(path, render(measured, documents, made, learned, guarded))
 
 
 @app.command()

@@ -13,7 +13,9 @@ from device.manifest.guard import GUARD, read_guard
 from device.manifest.guard import Guard as Weights
 from toolchain.artifacts import Dataset, GuardFile, Work, digest, keep
 from toolchain.errors import ConfigError
-from toolchain.guard.measures import GuardFigures, Measured, measure, thresholds
+from toolchain.guard.ceiling import beside
+from toolchain.guard.judging import GuardModel
+from toolchain.guard.measures import Measured, measure, thresholds
 from toolchain.guard.texts import (
     MOST_OWN,
     OWN,
@@ -26,8 +28,21 @@ from toolchain.guard.texts import (
     seeds,
     sentences,
 )
+from toolchain.guard_figures import GuardFigures
 from toolchain.progress import Reporter
 from toolchain.recipe import GuardSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """What a guard is made of, and measured beside."""
+
+    dataset: Dataset | None
+    spec: GuardSpec
+    near: Path
+    """Folder that the files of the spec are relative to."""
+    seed: int
+    model: GuardModel | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,24 +61,25 @@ def guard(
     report: Reporter,
     *,
     seed: int,
+    model: GuardModel | None = None,
 ) -> GuardFile:
     """Train a guard on our seeds, the recipe's questions and its own files in `near`.
 
     Without a data set, as a finished model may have none, harmless texts of ours alone set the
-    threshold.
+    threshold. A guard model judges some of the texts that measure it: how far it could get.
     """
     inputs = {
         "dataset": dataset.digest if dataset else "",
         "seeds": digest(SEEDS),
         **{f"unsafe {name}": _digest(near / name, name) for name in spec.unsafe},
         **{f"safe {name}": _digest(near / name, name) for name in spec.safe},
+        **({"model": digest(model.file)} if model else {}),
     }
     # What is refused decides nothing of the file.
     made_by = spec.model_copy(update={"refuse": GuardSpec().refuse})
     work = Work(stage="guard", inputs=inputs, parameters=made_by, seed=seed, tools=("numpy",))
-    record, fresh = keep(
-        out, work, lambda folder: _make(folder, dataset, spec, near, report, seed), GuardFigures
-    )
+    given = _Given(dataset=dataset, spec=spec, near=near, seed=seed, model=model)
+    record, fresh = keep(out, work, lambda folder: _make(folder, given, report), GuardFigures)
     return GuardFile(path=out, record=record, fresh=fresh)
 
 
@@ -73,9 +89,8 @@ def _digest(file: Path, name: str) -> str:
     return digest(file)
 
 
-def _make(
-    out: Path, dataset: Dataset | None, spec: GuardSpec, near: Path, report: Reporter, seed: int
-) -> GuardFigures:
+def _make(out: Path, given: _Given, report: Reporter) -> GuardFigures:
+    dataset, spec, near, seed = given.dataset, given.spec, given.near, given.seed
     asked = _Asked(
         learned=list(dict.fromkeys(questions(dataset.train() if dataset else [])))[:MOST_OWN],
         held_out=list(dict.fromkeys(questions(dataset.held_out() if dataset else []))),
@@ -90,14 +105,20 @@ def _make(
     trained, measured = _trained(texts, asked, spec, seed)
     (out / GUARD).write_bytes(trained.to_bytes())
 
-    figures = measure(read_guard(out / GUARD), measured)
+    shipped = read_guard(out / GUARD)
+    figures = measure(shipped, measured)
     names = (*spec.unsafe, "seeds") if spec.unsafe else ()
     left_out = {}
     for number, name in enumerate(names):
         report.step("guard: sources left out", number, len(names), "sources")
         other, apart = _trained(texts.without(name), asked, spec, seed)
         left_out[name] = measure(other, apart).summary()
-    return replace(figures, left_out=left_out or None, size_bytes=(out / GUARD).stat().st_size)
+    return replace(
+        figures,
+        left_out=left_out or None,
+        size_bytes=(out / GUARD).stat().st_size,
+        ceiling=beside(shipped, measured, given.model, report, seed) if given.model else None,
+    )
 
 
 def _trained(texts: Corpus, asked: _Asked, spec: GuardSpec, seed: int) -> tuple[Weights, Measured]:

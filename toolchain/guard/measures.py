@@ -11,9 +11,9 @@ from itertools import pairwise
 
 from device.manifest.guard import LENGTHS, Guard
 from device.manifest.guard_text import plain
-from toolchain.figures import StageFigures
 from toolchain.guard.disguises import DISGUISES
 from toolchain.guard.texts import Entry
+from toolchain.guard_figures import GuardFigures, Share
 
 _LONGER = 600
 """Number of longer texts that are put together from safe ones, at most."""
@@ -39,47 +39,6 @@ class Measured:
         return [*self.held_out, *self.general]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share(StageFigures):
-    """A share of some texts."""
-
-    texts: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardFigures(StageFigures):
-    """What a guard learned, and what it tells of texts that it never saw."""
-
-    learned: dict[str, int]
-    """Number of entries: `unsafe`, `safe`."""
-    thresholds: list[float]
-    """Of each length."""
-    held_out: Share
-    """Held-out questions of the recipe: the share that is flagged."""
-    general: Share
-    """Safe texts of other subjects: the share that is flagged."""
-    caught: Share
-    """Unsafe texts: the share that is flagged."""
-    auc: float
-    """How often an unsafe text scores above a safe one; 0.5 is chance."""
-    right_category: Share
-    """Unsafe texts that are flagged: the share whose category is named among theirs."""
-    by_length: dict[str, dict[str, float]]
-    """Characters → number of `safe` and `unsafe` texts, and the share of each that is flagged:
-    `false_alarms`, `caught`."""
-    disguised: dict[str, float]
-    """Disguise → share of the unsafe texts that is flagged in it."""
-    left_out: dict[str, dict[str, float]] | None = None
-    """Source → number of its `texts`, and `auc` and `caught` of a guard that did not learn it; None
-    where there is one source."""
-    size_bytes: int = 0
-
-    def summary(self) -> dict[str, float]:
-        """Return the figures of a source that was left out."""
-        return {"texts": self.caught.texts, "auc": self.auc, "caught": self.caught.share}
-
-
 def thresholds(guard: Guard, measured: Measured) -> tuple[float, ...]:
     """Return for each length the least margin at which few enough safe texts are flagged.
 
@@ -92,9 +51,9 @@ def thresholds(guard: Guard, measured: Measured) -> tuple[float, ...]:
     other: list[list[float]] = [[], []]
     for text in measured.general:
         other[len(plain(text)) > LENGTHS[0]].append(_worst(guard, text))
-    least = [_least(each, measured.false_alarms) for each in other]
+    lowest = [least(each, measured.false_alarms) for each in other]
     return tuple(
-        max(least[number > 0], _least(each, measured.false_alarms))
+        max(lowest[number > 0], least(each, measured.false_alarms))
         for number, each in enumerate(own)
     )
 
@@ -104,7 +63,7 @@ def _worst(guard: Guard, text: str) -> float:
     return max(margin for margin, _, _ in guard.margins(text))
 
 
-def _least(margins: Sequence[float], share: float) -> float:
+def least(margins: Sequence[float], share: float) -> float:
     """Return the least margin that at most a share of the margins reach; 0 if there are no
     margins.
     """

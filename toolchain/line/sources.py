@@ -10,7 +10,7 @@ from typing import Any
 
 from device.manifest.gguf import read_header
 from device.manifest.gguf_values import BadFileError
-from toolchain.artifacts import Artifact, Dataset, Knowledge
+from toolchain.artifacts import Artifact, Dataset, GuardFile, Knowledge
 from toolchain.bases import Base, Embedder, table
 from toolchain.endpoint.address import is_endpoint
 from toolchain.errors import ConfigError, ToolchainError, TrustError
@@ -105,6 +105,9 @@ def _done(stage: str, artifact: Artifact) -> tuple[str, ...]:
             f"{stage}: {figures.entries} entries and {figures.documents} documents read, "
             f"{sum(figures.dropped.values())} dropped, {figures.held_out} held out",
         )
+    if isinstance(artifact, GuardFile) and (beside := record.figures.get("ceiling")):
+        model = PurePosixPath(str(beside["model"])).name
+        return (f"{stage}: compared with the model `{model}`, which does not travel",)
     if isinstance(artifact, Knowledge):
         return (f"{stage}: {artifact.figures.passages} passages, quoted or read as they stand",)
     if record.figures.get("privacy"):

@@ -119,6 +119,7 @@ def read_eyes(
             f"config.json: a picture takes {side * side:,} positions, a board reads at most "
             f"{MAX_POSITIONS} at once"
         )
+    _check_numbers(processor)
     if sight is GEMMA3:
         check_gemma3(processor, sizes["image_size"], side * side)
 
@@ -161,7 +162,7 @@ def _merge(sight: Sight, config: Mapping[str, Any], sizes: Mapping[str, int]) ->
         return _count({"scale_factor": 2, **config}, "scale_factor")
     tokens = _count({"mm_tokens_per_image": 256, **config}, "mm_tokens_per_image")
     side, grid = math.isqrt(tokens), sizes["image_size"] // sizes["patch_size"]
-    if side * side != tokens or grid % side:
+    if side * side != tokens or grid < side or grid % side:
         raise ArtifactError(
             f"config.json: `mm_tokens_per_image` is `{tokens}`, which does not divide "
             f"{grid} × {grid} patches into squares"
@@ -290,26 +291,40 @@ def check_gemma3(processor: Mapping[str, Any], side: int, positions: int) -> Non
         "size": size != {"height": side, "width": side},
         "resample": processor.get("resample", _BILINEAR) != _BILINEAR,
         "image_seq_length": processor.get("image_seq_length", positions) != positions,
-        **{
-            key: processor.get(key, True) is False
-            for key in ("do_resize", "do_rescale", "do_normalize")
-        },
+        "do_resize": processor.get("do_resize", True) is False,
     }
-    for key, differs in wrong.items():
-        if differs:
-            more = ": several tiles of a picture are not read" if key == "do_pan_and_scan" else ""
-            raise ArtifactError(
-                f"{PREPROCESSOR}: `{key}` is `{str(processor.get(key))[:60]}`, "
-                f"which boards do not follow{more}"
-            )
+    for key in (key for key, differs in wrong.items() if differs):
+        more = ": several tiles of a picture are not read" if key == "do_pan_and_scan" else ""
+        raise _not_followed(processor, key, more)
+
+
+def _check_numbers(processor: Mapping[str, Any]) -> None:
+    """Raise ArtifactError for settings of a pixel's numbers that no board follows."""
+    factor = processor.get("rescale_factor", 1 / 255)
+    wrong = {
+        "rescale_factor": not isinstance(factor, int | float)
+        or not math.isclose(factor, 1 / 255, rel_tol=1e-6),
+        **{key: processor.get(key, True) is False for key in ("do_rescale", "do_normalize")},
+    }
+    for key in (key for key, differs in wrong.items() if differs):
+        raise _not_followed(processor, key)
+
+
+def _not_followed(processor: Mapping[str, Any], key: str, more: str = "") -> ArtifactError:
+    return ArtifactError(
+        f"{PREPROCESSOR}: `{key}` is `{str(processor.get(key))[:60]}`, "
+        f"which boards do not follow{more}"
+    )
 
 
 def _three(processor: Mapping[str, Any], key: str) -> list[float]:
+    """Return three numbers, one a colour; what is divided by is not 0."""
     values = processor.get(key)
     if (
         not isinstance(values, list)
         or len(values) != 3
-        or not all(isinstance(value, int | float) for value in values)
+        or not all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+        or (key == "image_std" and not all(value > 0 for value in values))
     ):
         raise ArtifactError(f"{PREPROCESSOR}: `{key}` is `{str(values)[:40]}`, not three numbers")
     return [float(value) for value in values]

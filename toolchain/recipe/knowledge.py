@@ -108,6 +108,9 @@ class GuardSpec(Frozen):
     """Files of texts that it should not flag, in the same form."""
     false_alarms: Fraction = 0.01
     """Share of the recipe's held-out questions that may be flagged."""
+    model: str = ""
+    """A guard model as a GGUF file, to compare the filter with: a path, or `package:NAME/FILE`. It
+    judges on this computer and does not travel."""
 
     @model_validator(mode="after")
     def _are_not_ours(self) -> "GuardSpec":

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from toolchain.artifacts import Report
+from toolchain.guard_figures import LIKELY
 from toolchain.knowledge.found import FoundPassage
 from toolchain.ledger import Ledger, as_json, lines, rows_of
 from toolchain.report import caveats, knowledge, plots, test_name
 from toolchain.report import data as data_rows
+from toolchain.report import guard as guard_rows
 from toolchain.report.data import Data
+from toolchain.report.guard import Guarded
 from toolchain.report.knowledge import Known, Made
 
 NOT_MEASURED = "not measured"
@@ -47,6 +50,7 @@ def render(
     documents: Sequence[Known] = (),
     made: Sequence[Made] = (),
     learned: Sequence[Data] = (),
+    guarded: Sequence[Guarded] = (),
 ) -> str:
     """Return the page: reports side by side, what data holds, and what documents answer.
 
@@ -54,7 +58,7 @@ def render(
     """
     names = [report.board for report in reports]
     names += [data.name for data in learned] + [known.name for known in documents]
-    names += [each.name for each in made]
+    names += [each.name for each in made] + [each.name for each in guarded]
     title = " · ".join(dict.fromkeys(names))
     body = [
         f"<h1>{_text(title)}</h1>",
@@ -73,11 +77,13 @@ def render(
         body += _report(report)
     for data in learned:
         body += _data(data)
+    for each in guarded:
+        body += _guarded(each)
     for known in documents:
         body += _known(known)
-    for each in made:
-        body.append(f"<h2>{_text(f'What it is made of: {each.name}')}</h2>")
-        body += _ledger(each.ledger)
+    for work in made:
+        body.append(f"<h2>{_text(f'What it is made of: {work.name}')}</h2>")
+        body += _ledger(work.ledger)
 
     head = (
         '<meta charset="utf-8">'
@@ -157,6 +163,26 @@ def _findings(title: str, found: Mapping[str, data_rows.Counts] | None) -> Itera
         yield '<p class="quiet">none was found</p>'
     else:
         yield _table(("kind", "what was done"), list(data_rows.kinds(found)))
+
+
+def _guarded(guarded: Guarded) -> Iterator[str]:
+    """Yield what a guard flags, beside a guard model where there is one."""
+    beside = guarded.figures.ceiling
+    yield f"<h2>{_text(f'What it refuses: {guarded.name}')}</h2>"
+    if beside is None:
+        yield _table(("", "the guard"), list(guard_rows.alone(guarded.figures)))
+        yield '<p class="quiet">No guard model was asked: <code>guard.model</code> names one.</p>'
+        return
+    head = ("the same texts", "the guard, which travels", "the model, on the host")
+    yield _table(head, list(guard_rows.side_by_side(beside)))
+    yield from (f'<p class="quiet">{_text(said)}</p>' for said in guard_rows.sentences(beside))
+    if beside.said < LIKELY:
+        yield (
+            f'<p class="caveat">Its verdicts have {beside.said:.2%} of the probability: it is no '
+            "guard model.</p>"
+        )
+    table = _table(("category", "unsafe texts", "guard", "model"), list(guard_rows.kinds(beside)))
+    yield f"<details><summary>By category</summary>{table}</details>"
 
 
 def _known(known: Known) -> Iterator[str]:

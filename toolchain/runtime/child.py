@@ -25,11 +25,10 @@ class Child:
 
     def call(self, **request: Any) -> dict[str, Any]:
         """Return the answer to a request; raise ArtifactError for an error and a dead child."""
-        try:
+        # A child that could not open its model is gone, and its last line says why.
+        with suppress(BrokenPipeError):
             self._input.write(json.dumps(request).encode() + b"\n")
             self._input.flush()
-        except BrokenPipeError as error:
-            raise self._gone() from error
 
         line = self._output.readline()
         if not line:

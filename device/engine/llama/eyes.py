@@ -186,6 +186,11 @@ class Eyes:
             mtmd.mtmd_input_chunks_free(chunks)
             mtmd.mtmd_bitmap_free(bitmap)
         seen = Seen(digest, count, kept, self._kind)
+        if count < 1:
+            problem = (
+                "a picture takes no position: the projector's tile is smaller than its patches"
+            )
+            raise DeviceError("bad_model", problem)
         if self.is_mutual and count > BATCH:
             problem = f"a picture takes {count} positions, at most {BATCH} are read at once"
             raise DeviceError("bad_model", problem)

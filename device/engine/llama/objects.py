@@ -57,7 +57,7 @@ def log_callback() -> Any:
 
 def because() -> str:
     """Return llama.cpp's error as the end of a sentence; empty if it gave none."""
-    return f": {_logs[0].error}" if _logs and _logs[0].error else ""
+    return f": {' '.join(_logs[0].error.split())}" if _logs and _logs[0].error else ""
 
 
 def model(path: Path, *, mapped: bool = True, gpu_layers: int = -1) -> Any:

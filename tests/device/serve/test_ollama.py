@@ -161,6 +161,27 @@ REFUSED: list[tuple[str, Any, int, str]] = [
         400,
         "`images`: the picture's base64 is broken",
     ),
+    *(
+        (
+            CHAT,
+            {**HI, "messages": [{"role": "user", "content": "a", "images": nothing}]},
+            400,
+            "`messages[0].images`: must be a list of pictures in base64",
+        )
+        for nothing in (0, False, "", {})
+    ),
+    *(
+        (
+            CHAT,
+            {
+                **HI,
+                "messages": [{"role": role, "content": "a", "images": ["aGk="]}, *HI["messages"]],
+            },
+            400,
+            "`messages[0].images`: a picture is read in a question alone, whose `role` is `user`",
+        )
+        for role in ("system", "assistant", "tool")
+    ),
 ]
 
 

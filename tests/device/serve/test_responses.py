@@ -360,7 +360,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         {"input": [{**USER, "role": "system", "content": [{"type": "input_image"}]}, USER]},
         "input[0].content",
-        "a picture is read in a question, as an `image_url` part",
+        "a picture is read in a question alone, whose `role` is `user`",
     ),
     ({"input": [{"type": "item_reference", "id": "m"}]}, "input[0]", "nothing is stored: send"),
     ({"input": [{"type": "mcp_call", "id": "m"}]}, "input[0]", "`mcp_call` is not supported here"),

@@ -125,6 +125,10 @@ def test_gemmas_tensors_have_the_names_that_llama_cpps_own_table_gives_them(
 WRONG_GEMMA: list[tuple[dict[str, Any], str]] = [
     ({"mm_tokens_per_image": 15}, "`mm_tokens_per_image` is `15`, which does not divide 8 × 8"),
     ({"mm_tokens_per_image": 9}, "`mm_tokens_per_image` is `9`, which does not divide 8 × 8"),
+    (
+        {"mm_tokens_per_image": 4, "vision_config": {"image_size": 8, "patch_size": 16}},
+        "`mm_tokens_per_image` is `4`, which does not divide 0 × 0",
+    ),
     ({"mm_tokens_per_image": None}, "`mm_tokens_per_image` is `None`, not a count"),
 ]
 
@@ -152,7 +156,23 @@ UNFOLLOWED: list[tuple[dict[str, Any], str]] = [
     ({"resample": 3}, "`resample` is `3`, which boards do not follow"),
     ({"do_resize": False}, "`do_resize` is `False`, which boards do not follow"),
     ({"do_normalize": False}, "`do_normalize` is `False`, which boards do not follow"),
+    ({"rescale_factor": 0.5}, "`rescale_factor` is `0.5`, which boards do not follow"),
+    ({"image_std": [0.5, 0.0, 0.5]}, "`image_std` is `[0.5, 0.0, 0.5]`, not three numbers"),
+    ({"image_mean": [0.5, float("nan"), 0.5]}, "`image_mean` is `[0.5, nan, 0.5]`, not three"),
 ]
+
+
+@pytest.mark.parametrize(
+    "change", [{"rescale_factor": 1.0}, {"do_rescale": False}, {"do_normalize": False}]
+)
+def test_numbers_of_pixels_are_those_of_boards_in_every_family(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = tiny_smolvlm(tmp_path)
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(read_json(file) | change))
+    with pytest.raises(ArtifactError, match="which boards do not follow"):
+        eyes(folder)
 
 
 @pytest.mark.parametrize(("change", "message"), UNFOLLOWED, ids=lambda value: str(value)[:30])

@@ -255,26 +255,57 @@ def test_a_picture_at_the_end_of_a_batch_is_read_whole_in_the_next(
     model.engine.close()
 
 
-def test_a_picture_with_more_positions_than_a_batch_is_refused(tmp_path: Path) -> None:
-    """quantize refuses it too; a file of somebody else may have it."""
-    _, file = made(tmp_path, vision={"image_size": 192})
-    assert file.projector
+def changed(projector: Path, out: Path, numbers: dict[str, int]) -> None:
+    """Write a projector file again, with other whole numbers in its header."""
     import gguf
 
-    writer = gguf.GGUFWriter(tmp_path / "many.gguf", "clip")
-    reader = gguf.GGUFReader(file.projector)
+    writer = gguf.GGUFWriter(out, "clip")
+    reader = gguf.GGUFReader(projector)
     for key, entry in reader.fields.items():
-        if key.startswith("clip.") and "scale_factor" not in key:
+        if key.startswith("clip.") and key not in numbers:
             kind = entry.types[0]
             sub = entry.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(key, entry.contents(), kind, sub_type=sub)
-    writer.add_uint32("clip.vision.projector.scale_factor", 1)
+    for key, number in numbers.items():
+        writer.add_uint32(key, number)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"clip.vision.image_size": 7}, {"clip.vision.patch_size": 64}], ids=str
+)
+def test_a_picture_without_a_position_is_refused_and_not_passed_over(
+    files: tuple[Path, ModelFile], numbers: dict[str, int], tmp_path: Path
+) -> None:
+    projector = files[1].projector
+    assert projector
+    changed(projector, tmp_path / "none.gguf", numbers)
+    loaded = opened(files[1], projector=tmp_path / "none.gguf")
+    with pytest.raises(DeviceError, match="a picture takes no position"):
+        loaded.engine.see(picture(1))
+    loaded.engine.close()
+
+
+def test_a_projector_of_another_width_is_refused_in_one_line(
+    files: tuple[Path, ModelFile], tmp_path: Path
+) -> None:
+    """libmtmd's own reason has a second line with a hint."""
+    _, other = made(tmp_path, hidden=32)
+    with pytest.raises(DeviceError, match="cannot be loaded: ") as caught:
+        opened(files[1], projector=other.projector)
+    assert "\n" not in caught.value.message
+
+
+def test_a_picture_with_more_positions_than_a_batch_is_refused(tmp_path: Path) -> None:
+    """quantize refuses it too; a file of somebody else may have it."""
+    _, file = made(tmp_path, vision={"image_size": 192})
+    assert file.projector
+    changed(file.projector, tmp_path / "many.gguf", {"clip.vision.projector.scale_factor": 1})
     loaded = open_file(
         file.file, Settings(context=1024, threads=1, projector=tmp_path / "many.gguf")
     )
