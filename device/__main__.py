@@ -24,6 +24,7 @@ VERBS = {
     "forget": "device.harvest:forget",
     "harvest": "device.harvest:harvest",
     "install": "device.installing:install",
+    "leased": "device.leased:leased",
     "logs": "device.logs:logs",
     "recall": "device.recall:recall",
     "mender": "device.mender:mender",

@@ -22,6 +22,7 @@ TIMEOUT_S = 600.0
 """Seconds that the service may be silent."""
 # A long prompt on a slow board is read in minutes.
 LOADING_TIMEOUT_S = 120.0
+"""Seconds that a service may take to start and to load its model."""
 _POLL_S = 0.25
 _PASSAGE = re.compile(r"/v1/knowledge/[0-9]{1,9}")
 MOST_TITLE = 1024
@@ -165,7 +166,7 @@ def request_answer(
     service = http.client.HTTPConnection(options.host, options.port, timeout=TIMEOUT_S)
 
     try:
-        answer = _follow(_chunks(_opened(service, body, _headers(options.token_file))), began, show)
+        answer = _follow(_chunks(_opened(service, body, options)), began, show)
         return _with_passages(answer, options) if options.sources else answer
     except (OSError, http.client.HTTPException) as error:
         raise _no_service(options, error) from error
@@ -174,12 +175,24 @@ def request_answer(
 
 
 def _opened(
-    service: http.client.HTTPConnection, body: dict[str, Any], headers: dict[str, str]
+    service: http.client.HTTPConnection, body: dict[str, Any], options: argparse.Namespace
 ) -> http.client.HTTPResponse:
-    """Return the response to a request, which is sent again while the model is loading."""
+    """Return the response to a request, which is sent again while the model is loading.
+
+    With `--starting` also while nothing listens on the port.
+    """
+    headers = _headers(options.token_file)
     patience = time.monotonic() + LOADING_TIMEOUT_S
     while True:
-        service.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+        try:
+            service.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+        except ConnectionRefusedError:
+            if not options.starting or time.monotonic() > patience:
+                raise
+            service.close()  # or it would wait for an answer to the request before
+            time.sleep(_POLL_S)
+            continue
+
         response = service.getresponse()
         if response.status == 200:
             return response
@@ -326,6 +339,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("question", nargs="?", default="", help="`-` reads it from stdin")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument(
+        "--starting", action="store_true", help="wait for a service that is about to start"
+    )
     parser.add_argument("--max-tokens", type=int, help="longest answer; by default the release's")
     parser.add_argument(
         "--temperature", type=float, help="0, the default, takes the likeliest token each time"

@@ -39,6 +39,8 @@ _PC_FILES = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
 _SIGNATURES = {"runtimes": "runtime.json.sig", "releases": "manifest.json.sig"}
 _ID = "[0-9a-f]{64}"
 """Pattern of names in a store; other names are somebody else's and not reported."""
+MEASURING = "measuring"
+"""Name in `run` of the lock that a measurement holds, and of the note of who it is."""
 _NOEXEC, _READ_ONLY = 8, 1
 """Flags of statvfs(3), which Python names on Linux only."""
 _CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq/"
@@ -54,6 +56,7 @@ def read(root: str) -> Facts:
         "home": _shown(home),
         "root": _shown(root),
         "user": user_name(),
+        "measuring": measuring(root),
     }  # type: Facts
 
     for part in parts:
@@ -371,6 +374,27 @@ def _services() -> Facts:
     state = output("systemctl", "--user", "is-system-running").strip()
     linger = os.path.exists("/var/lib/systemd/linger/" + user_name())
     return {"systemd_user": state in ("running", "degraded", "starting"), "linger": linger}
+
+
+def measuring(root: str) -> Optional[Facts]:
+    """Return verb, process and seconds of the measurement that goes on; None if there is none."""
+    try:
+        note = json.loads(_text(os.path.join(root, "run", MEASURING + ".json")))
+        verb, pid = str(note["verb"])[:20], int(note["pid"])
+        seconds = max(0, int(uptime_s() - float(note["began"])))
+        words = (_content("/proc/{}/cmdline".format(pid)) or b"").split(b"\0")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+    # After a power cut the number in a note may be another process's.
+    if b"leased" not in words:
+        return None
+    return {"verb": verb, "pid": pid, "seconds": seconds}
+
+
+def uptime_s() -> float:
+    """Return the seconds since this board was switched on."""
+    return float((_text("/proc/uptime").split() or ["0"])[0])
 
 
 def user_name() -> str:

@@ -4,7 +4,7 @@ import argparse
 import io
 import json
 import os
-import time
+import select
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -32,8 +32,8 @@ def logs(argv: list[str]) -> int:
     with suppress(FileNotFoundError), _opened(log) as stream:
         for line in deque(stream, maxlen=options.n):
             _tell(line)
-        while options.follow:
-            _go_on(log, stream)
+        while options.follow and _go_on(log, stream):
+            pass
 
     print(json.dumps({"ok": True}), flush=True)
     return 0
@@ -49,14 +49,25 @@ def _opened(log: Path) -> TextIO:
     return io.TextIOWrapper(raw, encoding="utf-8", errors="replace")
 
 
-def _go_on(log: Path, stream: TextIO) -> None:
+def _go_on(log: Path, stream: TextIO) -> bool:
+    """Tell the next line, or wait a moment for one; return False if nobody listens any more."""
     if line := stream.readline(MOST_LINE):
         _tell(line)
-        return
+        return True
 
-    time.sleep(LOOK_S)
+    if not _is_heard_after(LOOK_S):
+        return False
     if log.stat().st_size < stream.tell():
         stream.seek(0)
+    return True
+
+
+def _is_heard_after(seconds: float) -> bool:
+    """Wait; return False as soon as nobody can read standard output any more."""
+    # While the service writes nothing, no write would fail, and this stayed without its host.
+    listener = select.poll()
+    listener.register(1, 0)
+    return not listener.poll(seconds * 1000)
 
 
 def _tell(line: str) -> None:

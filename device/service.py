@@ -71,6 +71,9 @@ class Service(Protocol):
     def failure(self) -> str:
         """Return how the process ended since the last start; empty if it did not."""
 
+    def lives(self) -> bool:
+        """Say whether something keeps it running, or is about to start it."""
+
 
 class Supervised:
     """A supervisor process of our own: it lives until the board goes off."""
@@ -116,6 +119,10 @@ class Supervised:
     def failure(self) -> str:
         """Return how the serving process last ended."""
         return last_end(self._run)
+
+    def lives(self) -> bool:
+        """Say whether the supervisor runs."""
+        return supervisor_lives(self._run)
 
 
 class Systemd:
@@ -164,6 +171,10 @@ class Systemd:
     def failure(self) -> str:
         """Return how the serving process last ended."""
         return last_end(self._run)
+
+    def lives(self) -> bool:
+        """Say whether systemd runs the unit, or has it in its queue."""
+        return systemctl("is-active", self._name, check=False).strip() in ("active", "activating")
 
 
 def revive(store: Store, current: Deployment) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from device import activation, health, service, trust
 from device.activation import Limits
 from device.errors import DeviceError
+from device.facts import measuring
 from device.figures import figures
 from device.manifest.endpoint import PORT
 from device.store import Deployment, Store
@@ -128,6 +129,7 @@ def _state(store: Store) -> dict[str, Any]:
         "disk_free_bytes": shutil.disk_usage(store.root).free,
         "store_bytes": store.size_bytes(),
         "service": _service_state(store, current) if current else None,
+        "measuring": measuring(str(store.root)),
     }
 
 
@@ -135,14 +137,19 @@ def _service_state(store: Store, current: Deployment) -> dict[str, Any]:
     running = service.choose(store, current.service)
     lost = service.revive(store, current)
     answer = service.healthy(current.port)
+    pid = running.pid()
+    failure = lost or running.failure()
+    silent = not (answer or store.is_stopped or service.port_is_taken(current.port))
     return {
         "kind": running.kind,
-        "pid": running.pid(),
+        "pid": pid,
         "port": current.port,
         "healthy": answer is not None,
         "health": answer,
         "figures": figures(current.port) if answer else None,
-        "failure": lost or running.failure(),
+        "failure": failure,
+        # Its process checks bytes or loads its engine before it listens.
+        "starting": silent and (pid is not None or not failure) and running.lives(),
         "stopped": store.is_stopped,
         "survives_reboot": running.survives_reboot,
         "hint": running.hint,

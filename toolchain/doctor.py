@@ -289,6 +289,19 @@ def _service(facts: Facts) -> Finding:
     )
 
 
+def _measured(facts: Facts) -> Finding:
+    other = facts.get("measuring")
+    if not other:
+        return Finding(check="measurement", state="ok", seen="none goes on: it has its cores free")
+    return Finding(
+        check="measurement",
+        state="warning",
+        seen=f"`{other['verb']}` has been running there for {other['seconds']} s, "
+        f"process {other['pid']}: its answers are slow meanwhile",
+        mend=f"wait until it ends; to end it, on the board: kill {other['pid']}",
+    )
+
+
 _BOARD_CHECKS = (
     _kind,
     _userland,
@@ -301,4 +314,5 @@ _BOARD_CHECKS = (
     _heat,
     _clock,
     _service,
+    _measured,
 )

@@ -137,6 +137,21 @@ def test_a_healthy_release_serves_and_the_one_before_is_kept(board: Board) -> No
 
 
 @pytest.mark.slow
+def test_a_service_that_is_about_to_answer_is_said_to_start(board: Board) -> None:
+    board.activate(board.add("1", serve="late"))
+    assert board.call("status")["service"]["starting"] is False
+    serving = board.call("status")["service"]["pid"]
+    os.kill(serving, signal.SIGKILL)
+
+    wait_until(lambda: board.call("status")["service"]["pid"] not in (None, serving))
+    seen = board.call("status")["service"]
+    assert (seen["healthy"], seen["starting"]) == (False, True)
+    wait_until(lambda: board.call("status")["service"]["healthy"])
+    assert board.call("status")["service"]["starting"] is False
+    assert board.call("stop")["service"]["starting"] is False
+
+
+@pytest.mark.slow
 def test_the_same_release_again_changes_nothing(board: Board) -> None:
     first = board.add("1")
     board.activate(first)

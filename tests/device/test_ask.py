@@ -177,3 +177,32 @@ def test_a_token_is_brought_from_its_file(
             ]
         )
     assert capsys.readouterr().out == "树\n"
+
+
+def _answer_once(port: int) -> None:
+    """Answer one request on a port with an error of its own."""
+    body = b'{"error": {"code": "late", "message": "here I am"}}'
+    with socket.create_server(("127.0.0.1", port)) as server:
+        server.settimeout(10)
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            head = b"HTTP/1.1 400 Bad\r\nContent-Length: %d\r\n\r\n" % len(body)
+            connection.sendall(head + body)
+
+
+def test_a_service_that_is_about_to_listen_is_waited_for() -> None:
+    port = free_port()
+    later = threading.Timer(0.5, _answer_once, [port])
+    later.start()
+    with pytest.raises(DeviceError, match="here I am"):
+        ask(["--port", str(port), "--starting", "hot?"])
+    later.join()
+
+
+def test_a_service_that_never_listens_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("device.ask.LOADING_TIMEOUT_S", 0.3)
+    with pytest.raises(DeviceError, match="no service answers"):
+        ask(["--port", str(free_port()), "--starting", "hot?"])

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,13 +77,30 @@ def test_following_goes_on_with_new_lines_and_begins_again_after_a_cut(
         lambda: log.write_text("cut\n"),
     ]
 
-    def sleep(seconds: float) -> None:
-        if not changes:
-            raise KeyboardInterrupt
-        changes.pop(0)()
+    def wait(seconds: float) -> bool:
+        if changes:
+            changes.pop(0)()
+            return True
+        return False
 
-    monkeypatch.setattr("device.logs.time.sleep", sleep)
-    with pytest.raises(KeyboardInterrupt):
-        logs.logs(["--root", str(log.parent.parent), "--follow"])
-    lines = [json.loads(line)["line"] for line in capsys.readouterr().out.splitlines()]
-    assert lines == ["before", "longer than it was", "cut"]
+    monkeypatch.setattr("device.logs._is_heard_after", wait)
+    logs.logs(["--root", str(log.parent.parent), "--follow"])
+    *lines, end = map(json.loads, capsys.readouterr().out.splitlines())
+    assert end == {"ok": True}
+    assert [line["line"] for line in lines] == ["before", "longer than it was", "cut"]
+
+
+def test_following_a_silent_log_ends_when_nobody_listens_any_more(log: Path) -> None:
+    log.write_text("before\n")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "device", "logs", "--root", str(log.parent.parent), "--follow"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2],
+    )
+    assert child.stdout
+    with child.stdout:
+        assert json.loads(child.stdout.readline()) == {"line": "before"}
+        assert child.poll() is None
+    child.wait(timeout=10)

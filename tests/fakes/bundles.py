@@ -37,6 +37,8 @@ if mood == "refuse":
     error = {"code": "golden_mismatch", "message": "golden 3 differs", "hint": ""}
     print(json.dumps({"error": error}))
     sys.exit(1)
+if mood == "late":
+    time.sleep(4)
 if mood == "hang":
     time.sleep(600)
 if mood == "illegal":
@@ -104,20 +106,25 @@ def make_bundle(
     check: str = "good",
     serve: str = "good",
     search: str = "good",
+    bench: str = "good",
     payload: bytes = b"weights",
     needs: dict[str, int] | None = None,
     gguf: Path | None = None,
     index: Path | None = None,
 ) -> Bundle:
-    """Make a bundle whose check, service and search behave as told: good, refuse, hang, illegal,
-    killed or exit.
+    """Make a bundle whose check, service, search and bench behave as told.
+
+    That is good, refuse, late, hang, illegal, killed or exit.
 
     `plain` refuses settings that go further than threads. With `gguf` that file is its model; with
     `index` that file travels too, as an index of documents does.
     """
     folder.mkdir(parents=True)
+    measures = {"bench": bench} if bench != "good" else {}
     (folder / "model.bin").write_bytes(
-        json.dumps({"check": check, "serve": serve, "search": search}).encode() + b"\n" + payload
+        json.dumps({"check": check, "serve": serve, "search": search, **measures}).encode()
+        + b"\n"
+        + payload
     )
     (folder / "goldens.jsonl").write_text("{}\n")
     if gguf:

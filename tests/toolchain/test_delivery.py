@@ -4,10 +4,14 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.fakes.bundles import finished, make_bundle
+from toolchain import delivery
+from toolchain.board.kind import kind_of
 from toolchain.delivery import RECENT_S, Seen, host_name_of, origin_of, release_of
 from toolchain.errors import ConfigError
 
@@ -65,3 +69,21 @@ def test_what_was_seen_of_a_board_counts_for_a_minute(monkeypatch: pytest.Monkey
     assert seen.recent() == ({"machine": "aarch64"}, {"blobs": {}})
     now[0] += 2
     assert seen.recent() is None
+
+
+@pytest.mark.parametrize(
+    ("address", "longest", "tests"),
+    [
+        ("pi@pi.local", 2047, {"pp": 512, "tg": 128}),
+        ("pi@pi.local", 63, {"pp": 63, "tg": 63}),
+        ("virtual:rpi-4b-2gb", 2047, {"pp": 32, "tg": 8, "repeat": 1}),
+    ],
+)
+def test_an_emulated_board_is_measured_shortly_because_its_figures_say_nothing(
+    monkeypatch: pytest.MonkeyPatch, address: str, longest: int, tests: dict[str, int]
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(delivery, "bench", lambda device, **options: asked.append(options))
+    device: Any = SimpleNamespace(kind=kind_of(address))
+    delivery._measured(device, longest)
+    assert asked == [tests]

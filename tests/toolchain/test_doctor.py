@@ -52,6 +52,13 @@ FAULTS: list[tuple[dict[str, Any], str, str, str, str]] = [
         "use the system's own Python: Debian, Raspberry Pi OS and Ubuntu have it",
     ),
     (
+        {"measuring": {"verb": "bench", "pid": 812, "seconds": 45}},
+        "measurement",
+        "warning",
+        "`bench` has been running there for 45 s, process 812: its answers are slow meanwhile",
+        "wait until it ends; to end it, on the board: kill 812",
+    ),
+    (
         {"memory_available_mb": 90},
         "memory",
         "warning",

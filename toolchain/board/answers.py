@@ -55,6 +55,14 @@ class Gpu(_Said):
     driver: Text
 
 
+class Measuring(_Said):
+    """The measurement that goes on (device/leased.py)."""
+
+    verb: Text
+    pid: Count
+    seconds: Count
+
+
 class Facts(_Said):
     """What a board is (device/facts.py)."""
 
@@ -103,6 +111,7 @@ class Facts(_Said):
     time_sane: bool
     systemd_user: bool
     linger: bool
+    measuring: Measuring | None
 
 
 class Stored(_Said):
@@ -154,6 +163,7 @@ class ServiceFigures(_Said):
 class _Service(_Said):
     healthy: bool
     failure: Text | None = None
+    starting: bool = False
     figures: ServiceFigures | None = None
 
 
@@ -162,6 +172,7 @@ class _Status(_Said):
     release: _Release | None
     confirmed: bool = False
     service: _Service | None = None
+    measuring: Measuring | None = None
 
 
 class _Check(_Said):

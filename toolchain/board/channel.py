@@ -69,13 +69,15 @@ class SshChannel:
                 self._channel.sendall(piece)
                 self._sent += len(piece)
 
-    def feed(self, content: bytes) -> None:
-        """Write all of the input and end it.
+    def feed(self, content: bytes, beat_s: float = 0.0) -> None:
+        """Write all of the input and end it; with `beat_s` go on with newlines while it runs.
 
         A command may end without having read its input; its exit status says so.
         """
         with contextlib.suppress(BoardError):
             self.send(content)
+            while beat_s and not self._channel.status_event.wait(beat_s):
+                self.send(b"\n")
             self.close_input()
 
     def close_input(self) -> None:

@@ -58,8 +58,18 @@ class Connection(Protocol):
     def root(self) -> str:
         """Folder of the store on the board; `~` stands for the board user's home."""
 
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
-        """Run a command to its end; raise BoardError for a lost connection or past the limit."""
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout_s: float = 60.0,
+        beat_s: float = 0.0,
+    ) -> Finished:
+        """Run a command to its end; raise BoardError for a lost connection or past the limit.
+
+        With `beat_s` its input stays open and gets a newline every so many seconds.
+        """
 
     def open(self, argv: Sequence[str]) -> Channel:
         """Start a command and return the channel to it."""

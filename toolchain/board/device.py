@@ -26,6 +26,10 @@ from toolchain.errors import (
 
 _VERIFY_S = 600.0
 """Seconds in which a board must have read and hashed its runtime."""
+LEASED = ("bench", "check")
+"""Verbs that run in the board's runtime for this computer alone, and end when it is gone."""
+BEAT_S = 5.0
+"""Seconds between two signs of life for them; a board gives up after 60 (device/leased.py)."""
 _ILLEGAL_INSTRUCTION = 128 + 4
 """Exit status of a command that died by SIGILL."""
 ERRORS: dict[str, type[ToolchainError]] = {
@@ -149,7 +153,11 @@ class Device:
 
     def call(self, verb: str, *arguments: str, timeout_s: float = 120.0) -> Answer:
         """Run a verb to its end and return the last object that it printed, or raise its error."""
-        done = self._connection.run(self._command(verb, arguments), timeout_s=timeout_s)
+        done = self._connection.run(
+            self._command(verb, arguments),
+            timeout_s=timeout_s,
+            beat_s=BEAT_S if verb in LEASED else 0.0,
+        )
         printed = done.stdout.strip().splitlines()
         if not printed:
             raise self._ended(verb, done)
@@ -226,35 +234,27 @@ class Device:
     def _command(self, verb: str, arguments: Sequence[str]) -> list[str]:
         """Return the command line of a verb.
 
-        `ask` gets the service's port, `bench` and `check` run in the runtime, all others work on
-        the store.
+        `ask` gets the service's port, those of `LEASED` run in the runtime, all others work on the
+        store.
         """
         if not self._agent:
             self.install()
 
         python = ["python3", "-sE", self._agent]
-        if verb not in ("ask", "bench", "check"):
+        if verb not in ("ask", *LEASED):
             return [*python, verb, "--root", self._connection.root, *arguments]
 
         status = self.call("status")
         if not (current := status["release"]):
             raise BoardError(f"{self.address}: there is no release on this board", hint="push one")
         if verb == "ask":
-            return [*python, "ask", "--port", str(current["port"]), *arguments]
+            starts = (status.get("service") or {}).get("starting")
+            wait = ["--starting"] if starts else []
+            return [*python, "ask", "--port", str(current["port"]), *wait, *arguments]
 
         # A start checks what it runs; so does a verb that runs without a start.
         if self._verified != current["runtime"]:
             self.verify(current["runtime"], "--runtime-only")
-        root = status["root"]
-        runtime_folder = f"{root}/runtimes/{current['runtime']}"
-        bundle = f"{root}/releases/{current['release']}"
-        return [
-            "python3",
-            "-B",
-            "-sE",
-            runtime_folder,
-            verb,
-            "--bundle",
-            bundle,
-            *arguments,
-        ]
+        bundle = f"{status['root']}/releases/{current['release']}"
+        lease = ["leased", "--root", self._connection.root, "--runtime", current["runtime"]]
+        return [*python, *lease, verb, "--bundle", bundle, *arguments]

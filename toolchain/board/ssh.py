@@ -160,10 +160,17 @@ class SshConnection:
         """Folder of the store on the board."""
         return os.environ.get("DEMITASSE_ROOT", DEFAULT_ROOT)
 
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout_s: float = 60.0,
+        beat_s: float = 0.0,
+    ) -> Finished:
         """Run a command to its end."""
         channel = self._start(argv, timeout_s)
-        feeder = threading.Thread(target=channel.feed, args=(stdin,), daemon=True)
+        feeder = threading.Thread(target=channel.feed, args=(stdin, beat_s), daemon=True)
         feeder.start()
         try:
             return channel.finish()

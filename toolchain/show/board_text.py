@@ -47,6 +47,8 @@ def _headline(address: str, release: Answer, service: Answer) -> str:
     name = _named(release)
     if service.get("stopped") is True:
         return f"{address}: {name} is stopped"
+    if service.get("starting") is True:
+        return f"{address}: {name} is starting on port {_word(release, 'port')}"
     if service.get("healthy") is not True:
         return f"{address}: {name} does NOT answer on port {_word(release, 'port')}"
     return f"{address} serves {name} on port {_word(release, 'port')}"
@@ -58,6 +60,9 @@ def _service_rows(answer: Answer) -> Iterator[Row]:
     health, speed = _table(service, "health"), _table(answer, "speed")
     if failure := _word(service, "failure"):
         yield "fault", f"the service {failure}"
+    if other := _table(answer, "measuring"):
+        verb, pid, seconds = (_word(other, name) for name in ("verb", "pid", "seconds"))
+        yield "measured", f"by `{verb}` (process {pid}) for {seconds} s: answers are slow meanwhile"
     since = _since(answer.get("since"))
     if since and service.get("stopped") is not True:
         yield "since", since

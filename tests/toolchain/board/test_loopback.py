@@ -81,6 +81,20 @@ def test_keys_live_no_longer_than_the_server_and_are_the_users_alone() -> None:
     assert not key.parent.exists()
 
 
+_COUNT = (
+    "import os, sys, time\n"
+    "heard = b''\n"
+    "while heard.count(b'\\n') < 3: heard += os.read(0, 10) or sys.exit('the input ended')\n"
+    "print('alive')\n"
+)
+
+
+def test_a_command_hears_that_this_computer_lives_while_it_runs() -> None:
+    with open_board("local") as board:
+        assert board.run(["python3", "-c", _COUNT], beat_s=0.05).stdout == b"alive\n"
+        assert "the input ended" in board.run(["python3", "-c", _COUNT]).stderr
+
+
 HOMES = ["plain", "a b", "it's", 'say "hi"', "new\nline", "h%h$x*", "[/x]", "back\\slash"]
 
 

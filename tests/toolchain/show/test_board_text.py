@@ -193,3 +193,14 @@ def test_trust_without_a_key_says_so() -> None:
     text = lines("pi", {"signers": [], "revoked": [], "target": ""})
     assert "  none yet: the key of the first push is pinned" in text
     assert text[-1] == "bundles made for: any board"
+
+
+def test_a_measurement_that_goes_on_is_named_with_its_process() -> None:
+    said = text(status(measuring={"verb": "bench", "pid": 77, "seconds": 12}))
+    assert "measured        by `bench` (process 77) for 12 s: answers are slow meanwhile" in said
+    assert "measured" not in text(STATUS)
+
+
+def test_a_service_that_is_about_to_start_is_not_called_broken() -> None:
+    said = text(status(service__healthy=False, service__health=None, service__starting=True))
+    assert said.startswith("pi: pi-help-desk 1.1 is starting on port 8080\n")

@@ -1,0 +1,114 @@
+"""`leased`: runs a verb of the current runtime for a host, and ends it when that host is gone.
+
+A measurement is of no use to anybody else. Without a terminal sshd leaves a command running whose
+host was killed, and of a cable that was pulled it hears nothing. So the host writes a newline on
+standard input every few seconds. End of file, or a long silence, ends the verb. The rules: one
+measurement at a time, and the service is never touched.
+"""
+
+import argparse
+import os
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from device import disk
+from device.child import die_with_parent
+from device.errors import DeviceError
+from device.facts import MEASURING, measuring, uptime_s
+from device.locks import locked
+from device.service import python_command
+from device.store import Store
+
+SILENT_S = 60.0
+"""Seconds without a byte of the host after which it counts as gone."""
+WAIT_S = 75.0
+"""Seconds to wait for another measurement: longer than one can outlive its host."""
+VERBS = ("bench", "check")
+
+
+def leased(argv: list[str]) -> int:
+    """Run a verb for a host: `leased --root ROOT --runtime ID VERB WORDS…`; return its status.
+
+    Raise DeviceError `busy` if another measurement goes on, `cut` if the host is gone.
+    """
+    options = _options(argv)
+    store = Store(options.root)
+    command = [*python_command(store, options.runtime), options.verb, *options.words]
+
+    with _alone(store.root / "run", options.verb):
+        code = _run(command, options.silent)
+
+    return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _alone(run: Path, verb: str) -> Iterator[None]:
+    """Hold the lock of measurements, with a note of who measures; both end with this process."""
+    with locked(run / f"{MEASURING}.lock", WAIT_S, _busy(run.parent)):
+        note = run / f"{MEASURING}.json"
+        with suppress(OSError):  # a disk that takes no byte any more can be measured, too
+            disk.write_note(note, {"verb": verb, "pid": os.getpid(), "began": uptime_s()})
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                disk.remove(note)
+
+
+def _busy(root: Path) -> DeviceError:
+    other = measuring(str(root))
+    who = f": `{other['verb']}`, process {other['pid']}, for {other['seconds']} s" if other else ""
+    return DeviceError(
+        "busy",
+        f"this board is being measured already{who}",
+        hint="two at once would both be wrong: wait until it ends",
+    )
+
+
+def _run(command: "list[str]", silent_s: float) -> int:
+    """Run a command as long as the host lives; return its exit status, -n if it died by signal n.
+
+    Raise DeviceError `cut` once the host is gone; the command has ended then.
+    """
+    # Only the command has the writing end, so the reading end is at its end when the command is.
+    ended, alive = os.pipe()
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, pass_fds=[alive], preexec_fn=die_with_parent
+    )
+    os.close(alive)
+    try:
+        _follow_host(ended, silent_s)
+        return child.wait()
+    finally:
+        child.kill()
+        child.wait()
+        os.close(ended)
+
+
+def _follow_host(ended: int, silent_s: float) -> None:
+    """Return when `ended` is at its end; raise DeviceError `cut` if the host goes before."""
+    heard = time.monotonic()
+    while True:
+        left = max(0.0, heard + silent_s - time.monotonic())
+        ready = select.select([0, ended], [], [], left)[0]
+        if ended in ready:
+            return
+        if not ready:
+            raise DeviceError("cut", f"the host said nothing for {silent_s:g} s, so this ended")
+        if not os.read(0, 4096):
+            raise DeviceError("cut", "the host hung up, so this ended")
+        heard = time.monotonic()
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="leased")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--runtime", required=True)
+    parser.add_argument("--silent", type=float, default=SILENT_S, metavar="SECONDS")
+    parser.add_argument("verb", choices=VERBS)
+    parser.add_argument("words", nargs=argparse.REMAINDER)
+    return parser.parse_args(argv)
