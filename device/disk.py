@@ -9,6 +9,8 @@ import ctypes
 import hashlib
 import json
 import os
+import platform
+import re
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -163,12 +165,23 @@ def sync(path: Path) -> None:
 
 
 def sync_everything(folder: Path) -> None:
-    """Write all bytes and names of a folder's file system to the disk."""
+    """Write all bytes and names below a folder to the disk; with them, those of its file system."""
+    if not _syncfs_reports(platform.release()):
+        for path in [*folder.rglob("*"), folder]:
+            if not path.is_symlink() and (path.is_dir() or path.is_file()):
+                sync(path)
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         sync_all(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _syncfs_reports(release: str) -> bool:
+    """Return whether syncfs(2) says here that bytes could not be written: from Linux 5.8 on."""
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    return numbers is not None and tuple(map(int, numbers.groups())) >= (5, 8)
 
 
 def write_all(descriptor: int, content: Content) -> None:

@@ -41,6 +41,24 @@ def test_one_call_puts_a_whole_file_system_on_the_disk_and_an_error_of_it_is_rai
         disk.sync_everything(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("release", "reports"),
+    [("6.12.34+rpt-rpi-v8", True), ("5.8", True), ("5.4.0-42", False), ("4.9.337-tegra", False)],
+)
+def test_where_one_call_hides_write_errors_each_file_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, reports: bool
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("x")
+    (tmp_path / "link").symlink_to("nowhere")
+    asked: list[str] = []
+    monkeypatch.setattr(disk.platform, "release", lambda: release)
+    monkeypatch.setattr(disk, "sync", lambda path: asked.append(path.name))
+    monkeypatch.setattr(disk, "sync_all", lambda descriptor: asked.append("all"))
+    disk.sync_everything(tmp_path)
+    assert asked == (["all"] if reports else ["folder", "file", tmp_path.name])
+
+
 def test_a_folder_and_all_that_is_in_it_is_removed_and_nothing_that_a_link_points_to(
     tmp_path: Path,
 ) -> None:
