@@ -116,7 +116,7 @@ def test_it_ends_when_its_host_says_nothing_though_the_line_seems_to_stand(start
 
 @pytest.mark.slow
 def test_it_goes_on_as_long_as_its_host_gives_signs_of_life(start: Start) -> None:
-    child = start("sleep=3", silent=1.5)
+    child = start("sleep=5", silent=3.0)
     said(child)
     assert child.stdin
     while child.poll() is None:

@@ -30,7 +30,7 @@ def _an_ssh_server_is_installed() -> None:
 
 
 def wait_until(said: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not said():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.1)
