@@ -42,7 +42,7 @@ FSYNC_TESTS = {
 """File → the test of its fsyncs; those of the store's own have STORE_TEST."""
 LIMIT_S = 600
 NOWHERE = -1
-SYNCS = ("sync", "fsync", "disk.sync", "disk.fsync")
+SYNCS = ("sync", "fsync", "sync_all", "disk.sync", "disk.fsync", "disk.sync_everything")
 
 
 @dataclass(frozen=True)
