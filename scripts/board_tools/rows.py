@@ -32,7 +32,7 @@ WORDINGS = tuple(HERE / f"{name}.txt" for name in ("wordings", "values", "no_cal
 DEVELOPMENT = HERE / "development.txt"
 RECIPE = Path(__file__).parents[2] / "recipes" / "board-tools"
 DRAWN, AUTHORS = RECIPE / "drawn.jsonl", RECIPE / "authors.jsonl"
-COUNTS = {"one": 2_600, "none": 3_600, "pair": 500, "two": 500, "later": 100}
+COUNTS = {"one": 350, "none": 450, "pair": 100, "two": 100, "later": 100}
 """Rows of each kind; `later` is a value that was asked for and told in the next turn."""
 SEED = 18
 
@@ -297,11 +297,14 @@ def all_rows(folder: Path = RECIPE) -> tuple[list[dict[str, Any]], int]:
 
 
 def author_rows(
-    lines: Iterable[Line], measured: Measured, seed: int = SEED
+    lines: Iterable[Line], measured: Measured, written: Iterable[str] = (), seed: int = SEED
 ) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows of authors' lines, each wish once, and how many were left out as near."""
+    """Return the rows of authors' lines, and how many were left out as near.
+
+    Each wish is there once, and none that is `written` elsewhere.
+    """
     draw = random.Random(seed)  # noqa: S311 - wordings, no secrets
-    seen: set[str] = set()
+    seen = {plain_key(each) for each in written}
     rows, near = [], 0
     for line in lines:
         for each in (line, renewed(line, draw)):
@@ -315,16 +318,23 @@ def author_rows(
     return rows, near
 
 
+def all_author_rows(folder: Path = RECIPE) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows of all authors that no other file has, and how many were left out as near."""
+    others = (questions_of(folder / f"{name}.jsonl") for name in ("tuning", "drawn"))
+    measured = Measured(measured_wordings(folder))
+    return author_rows(learned_lines(), measured, [each for file in others for each in file])
+
+
 def main() -> None:
     """Write the files of drawn and of authors' rows."""
-    measured = Measured(measured_wordings())
-    for file, (rows, near) in (
-        (DRAWN, all_rows()),
-        (AUTHORS, author_rows(learned_lines(), measured)),
-    ):
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        file.write_text("".join(lines), encoding="utf-8")
-        print(f"{file.name}: {len(rows)} rows; {near} near a measured wording were left out")
+    _write(DRAWN, *all_rows())
+    _write(AUTHORS, *all_author_rows())
+
+
+def _write(file: Path, rows: Sequence[Mapping[str, Any]], near: int) -> None:
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    file.write_text("".join(lines), encoding="utf-8")
+    print(f"{file.name}: {len(rows)} rows; {near} near a measured wording were left out")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jsonschema
 
-from scripts.board_tools.authors import Line, learned_lines
+from scripts.board_tools.authors import Call, Line
 from scripts.board_tools.near import Measured
 from scripts.board_tools.rows import (
     AUTHORS,
@@ -13,10 +13,10 @@ from scripts.board_tools.rows import (
     DRAWN,
     RECIPE,
     Draws,
+    all_author_rows,
     all_rows,
     author_rows,
     development,
-    measured_wordings,
     questions_of,
     read_wordings,
 )
@@ -32,15 +32,20 @@ def test_the_same_rows_are_drawn_again() -> None:
 
 
 def test_the_authors_rows_are_what_their_lines_say() -> None:
-    rows, near = author_rows(learned_lines(), Measured(measured_wordings()))
+    rows, near = all_author_rows()
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     assert lines == AUTHORS.read_text(encoding="utf-8").splitlines()
     assert near > 0
 
 
 def test_an_authors_line_near_a_measured_one_is_not_learned() -> None:
-    lines = [Line("a:1", "how hot is it?", [("cpu_temperature", {})]), Line("a:2", "bye", "Bye!")]
-    rows, near = author_rows([*lines, *lines], Measured(["How hot is it"]))
+    heat: list[Call] = [("cpu_temperature", {})]
+    lines = [
+        Line("a:1", "how hot is it?", heat),
+        Line("a:2", "bye", "Bye!"),
+        Line("a:3", "hi", "Hello!"),
+    ]
+    rows, near = author_rows([*lines, *lines], Measured(["How hot is it"]), ["Hi!"])
     assert [row["messages"][0]["content"] for row in rows] == ["bye"]
     assert near == 1
 
