@@ -9,7 +9,7 @@ what was called in place of what is right, for wordings that may be read.
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from toolchain.runtime.scoring import scorer
 from toolchain.tool_use import called, is_called
 
 from .authors import read_lines
-from .rows import RECIPE, conversations, development
+from .near import Measured
+from .rows import RECIPE, conversations, development, questions_of
 
 CONTEXT, ANSWER_TOKENS = 2048, 128
 KINDS = ("no call", "one call", "two calls")
@@ -83,6 +84,16 @@ def wrong(
             yield f"{question['content']} => {right or 'TEXT'} | {'; '.join(texts) or 'TEXT'}"
 
 
+def far_from_learned(wordings: Iterable[str]) -> list[int]:
+    """Return the positions of the wordings that are near no learned one."""
+    learned = Measured(
+        each
+        for name in ("tuning", "drawn", "authors")
+        for each in questions_of(RECIPE / f"{name}.jsonl")
+    )
+    return [at for at, each in enumerate(wordings) if not learned.is_near(each)]
+
+
 def main() -> None:
     """Print the counts of a model file."""
     parser = argparse.ArgumentParser(description="count a model's right answers by kind")
@@ -99,6 +110,9 @@ def main() -> None:
     expected, calls = [row["messages"][-1] for row in asked], [each.calls for each in answers]
     for kind, (right, count) in by_kind(expected, calls).items():
         print(f"{kind}: {right} of {count}")
+    far = far_from_learned(row["messages"][-2]["content"] for row in rows)
+    right = sum(is_called(calls[at], expected[at]) for at in far)
+    print(f"near no learned wording: {right} of {len(far)}")
     if given.errors:
         given.errors.write_text("".join(f"{each}\n" for each in wrong(asked, calls)), "utf-8")
 

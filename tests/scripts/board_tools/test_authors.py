@@ -4,8 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from scripts.board_tools.authors import AUTHORS, Line, learned_lines, parse_calls, read_lines
+from scripts.board_tools.authors import (
+    AUTHORS,
+    STRANGER,
+    Line,
+    learned_lines,
+    parse_calls,
+    read_lines,
+)
+from scripts.board_tools.rows import RECIPE, questions_of
 from toolchain.errors import ArtifactError
+from toolchain.ingest.split import plain_key
 
 
 def written(tmp_path: Path, *lines: str) -> Path:
@@ -69,3 +78,10 @@ def test_several_authors_are_learned_and_each_has_calls_and_texts() -> None:
         own = [line.answer for line in lines if line.place.startswith(f"{file}:")]
         texts = sum(isinstance(each, str) for each in own)
         assert 0.3 < texts / len(own) < 0.7
+
+
+def test_nothing_of_the_stranger_is_learned_word_for_word() -> None:
+    asked = {plain_key(line.wish) for line in read_lines(STRANGER)}
+    others = {plain_key(each) for file in RECIPE.glob("*.jsonl") for each in questions_of(file)}
+    assert len(asked) >= 200
+    assert asked.isdisjoint(others)

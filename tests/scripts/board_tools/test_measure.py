@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scripts.board_tools.measure import by_kind, ready, rows_of, wrong
-from scripts.board_tools.rows import development
+from scripts.board_tools.measure import by_kind, far_from_learned, ready, rows_of, wrong
+from scripts.board_tools.rows import AUTHORS, development, questions_of
 from toolchain.tool_use import called
 
 
@@ -56,3 +56,8 @@ def test_wrong_answers_are_told_and_right_ones_are_not(tmp_path: Path) -> None:
         'half fan => fan_speed {"percent": 50} | TEXT',
         'hi => TEXT | fan_speed {"percent": 50}',
     ]
+
+
+def test_what_is_near_a_learned_wording_is_counted_apart() -> None:
+    learned = questions_of(AUTHORS)[0]
+    assert far_from_learned([f"{learned}!", "quixotic zebras juggle", learned]) == [1]
