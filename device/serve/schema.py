@@ -1,24 +1,25 @@
 """Translation of a JSON schema into the grammar (GBNF) of the texts that it describes.
 
 shapes.py says which keys are understood and which ones are annotations, combining.py what schemas
-mean that must hold together. Any other key that would restrict an answer is refused by name: an
-answer that only half follows its schema is worse than none. Properties come in the schema's order,
-and no others are allowed. The size of a grammar is bounded, however a schema refers to itself. A
-schema has passed body.py: its texts are valid and its numbers finite. Standard library only.
+mean that must hold together, containers.py how objects and lists are written, notation.py how names
+and values are. Any other key that would restrict an answer is refused by name: an answer that only
+half follows its schema is worse than none. Properties come in the schema's order, and no others are
+allowed. The size of a grammar is bounded, however a schema refers to itself. A schema has passed
+body.py: its texts are valid and its numbers finite. Standard library only.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from device.engine.base import FieldError
 from device.engine.waiting import quoted
-from device.manifest.braces import KEY, in_order, is_bare, written
 from device.manifest.markups import ID, ID_CHARS, Markup
 from device.serve.combining import Endings, told_apart
-from device.serve.gbnf import literal, times
+from device.serve.containers import Containers
+from device.serve.gbnf import times
+from device.serve.notation import Notation
 from device.serve.plain import number_body, string_body
 from device.serve.references import References
 from device.serve.rules import Rules
@@ -26,7 +27,6 @@ from device.serve.shapes import (
     BOUNDS,
     KEYS,
     apart,
-    bounds,
     is_about,
     is_nothing,
     kinds_of,
@@ -43,8 +43,6 @@ _TYPED = {"$ref", "anyOf", "oneOf", "allOf"}
 """Keys of a schema that other schemas describe whole."""
 _COMPACT = MappingProxyType({"ws": '" "?'})
 """Space in calls: at most as much as `json.dumps` writes, for a model's templates write that."""
-_FREE_DEPTH = 6
-"""Levels of objects and lists in a value whose shape is not described."""
 
 
 def grammar(schema: Any) -> str:
@@ -90,8 +88,8 @@ class _Writer:
 
     def __init__(self, schema: Any, quote: str = "") -> None:
         self._quote = quote
-        """Token around texts that are written raw, in arguments that are no JSON (braces.py)."""
         self._rules = Rules()
+        self._notation = Notation(self._rules, quote)
         self._rule = self._rules.named
         self._one_of = self._rules.one_of
         self._values = 0
@@ -106,6 +104,7 @@ class _Writer:
         """Reference whose rule is being written → the level of objects and lists around it."""
         self._level = 0
         self._endings = Endings(self._references.resolved)
+        self._containers = Containers(self._rules, self._notation, self._references, self._value)
 
     def text(self, schema: Any) -> str:
         """Return the whole grammar of a schema, the rule `root` first."""
@@ -147,7 +146,7 @@ class _Writer:
         if answer:
             self._begin(answer.schema)
             root += f" | {self._value(answer.schema, 'schema', 0)}"
-        return self._rules.text(root, _raw_rules(markup.quote) if markup.quote else _COMPACT)
+        return self._rules.text(root, self._notation.texts() or _COMPACT)
 
     # Values
 
@@ -194,7 +193,9 @@ class _Writer:
 
         if "enum" in schema or "const" in schema:
             only(schema, {"enum", "const", "type"}, where)
-            return self._one_of(self._literal(each, where) for each in listed_values(schema, where))
+            return self._one_of(
+                self._notation.value(each, where) for each in listed_values(schema, where)
+            )
 
         return self._typed(schema, where, depth)
 
@@ -202,14 +203,16 @@ class _Writer:
         kinds = kinds_of(schema, where)
         only(schema, {"type"}.union(*(KEYS[kind] for kind in kinds)), where)
         if not kinds:
-            return self._free(0)
+            return self._containers.anything()
         return self._one_of(self._kind(kind, schema, where, depth) for kind in kinds)
 
     def _kind(self, kind: str, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        if kind == "object":
-            return self._object(schema, where, depth)
-        if kind == "array":
-            return self._array(schema, where, depth)
+        if kind in ("object", "array"):
+            self._level += 1
+            body = self._containers.body(kind, schema, where, depth)
+            self._level -= 1
+            return body
+
         if kind == "string":
             body = string_body(schema, where, self._rule, self._quote)
             return body if body == kind else self._rule(body)
@@ -267,230 +270,6 @@ class _Writer:
             return self._value(parts[0], f"{where}[0]", depth)
         return self._value(self._references.together(parts, where), where, depth)
 
-    # Objects and lists
-
-    def _object(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        properties, required, more = self._names(schema, where)
-        self._level += 1
-        if properties or schema.get("properties"):
-            body = self._fixed(properties, required, (schema, where), depth)
-        else:
-            body = self._map(schema, more, where, depth)
-        self._level -= 1
-        return body
-
-    def _names(
-        self, schema: Mapping[str, Any], where: str
-    ) -> "tuple[dict[str, Any], list[str], Any]":
-        """Return the properties, those that must come, and the schema of all others."""
-        given = schema.get("properties", {})
-        required = schema.get("required", [])
-        if not isinstance(given, dict) or not isinstance(required, list):
-            raise refused(where, "`properties` must be an object and `required` a list")
-
-        more = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
-        if not isinstance(more, (bool, dict)):
-            raise refused(f"{where}.additionalProperties", "must be true, false or a schema")
-
-        properties = {key: value for key, value in given.items() if not is_nothing(value)}
-        for name in self._listed_names(schema, where):
-            properties.setdefault(name, more)
-        for name in required:
-            if isinstance(name, str) and name not in given and not is_nothing(more):
-                properties.setdefault(name, more)
-            if not isinstance(name, str) or name not in properties:
-                raise refused(
-                    f"{where}.required", f"`{str(name)[:80]}` is not among the properties"
-                )
-        return properties, required, more
-
-    def _listed_names(self, schema: Mapping[str, Any], where: str) -> list[str]:
-        """Return the names that `propertyNames` lists one by one."""
-        names = self._references.followed(schema.get("propertyNames", {}), where)
-        if not {"enum", "const"} & set(names):
-            return []
-        return [name for name in listed_values(names, where) if isinstance(name, str)]
-
-    def _fixed(
-        self,
-        properties: Mapping[str, Any],
-        required: Sequence[str],
-        of: "tuple[Mapping[str, Any], str]",
-        depth: int,
-    ) -> str:
-        """Return the rule of an object with these names; `of` is its schema with its place."""
-        schema, where = of
-        least, most = bounds(schema, "minProperties", "maxProperties", where)
-        needed = [name for name in properties if name in required]
-        if len(needed) < least or (most is not None and len(properties) > most):
-            # As many as are needed, the first ones, come in any case.
-            needed = list(dict.fromkeys([*needed, *properties]))[: max(least, len(needed))]
-            kept = needed if most is not None else list(properties)
-            if len(needed) < least or (most is not None and len(kept) > most):
-                raise refused(where, "has not as many properties as are asked for")
-            properties = {name: properties[name] for name in properties if name in kept}
-        if "patternProperties" in schema:
-            raise refused(where, "`patternProperties` beside `properties` is not understood here")
-
-        if self._quote:
-            properties = in_order(properties)
-        pairs = [
-            (
-                self._pair(name, where, self._value(inner, f"{where}.{name}"[:200], depth + 1)),
-                name in needed,
-            )
-            for name, inner in properties.items()
-        ]
-        return self._rule(f'"{{" ws {self._pairs(pairs)} ws "}}"')
-
-    def _pairs(self, pairs: list[tuple[str, bool]]) -> str:
-        """Return the rule of key-value pairs with commas between those that are present.
-
-        Optional pairs may be missing.
-        """
-        first = '""'
-        later = '""'
-        for pair, required in reversed(pairs):
-            begins = f"{pair} {later}"
-            goes_on = f'"," ws {pair} {later}'
-            first = self._rule(begins if required else f"{begins} | {first}")
-            later = self._rule(goes_on if required else f"{goes_on} | {later}")
-
-        return first
-
-    def _map(self, schema: Mapping[str, Any], more: Any, where: str, depth: int) -> str:
-        """Return the rule of an object with free names."""
-        names = schema.get("propertyNames", True)
-        patterns = schema.get("patternProperties")
-        if patterns:
-            if not isinstance(patterns, dict) or len(patterns) > 1 or names is not True:
-                raise refused(where, "`patternProperties` is understood with one pattern alone")
-            ((pattern, more),) = patterns.items()
-            names = {"pattern": pattern}
-
-        least, most = bounds(schema, "minProperties", "maxProperties", where)
-        if is_nothing(more) or most == 0:
-            if least:
-                raise refused(where, "has not as many properties as are asked for")
-            return self._rule('"{" ws "}"')
-
-        if names is not True and self._quote:
-            raise refused(f"{where}.propertyNames", "is not understood in this model's markup")
-        name = self._key() if names is True else self._name(names, f"{where}.propertyNames", depth)
-        place = f"{where}.additionalProperties"
-        value = self._free(1) if more in (True, {}) else self._value(more, place, depth + 1)
-        pair = self._rule(f'{name} ":" ws {value}')
-        return self._rule(f'"{{" ws {_list_of(pair, least, most)} ws "}}"')
-
-    def _name(self, names: Any, where: str, depth: int) -> str:
-        """Return the rule of a name that a schema describes."""
-        described = self._references.followed(names, where)
-        if not described or described.get("type", "string") != "string":
-            raise refused(where, "must be a schema of texts")
-        return self._value({**described, "type": "string"}, where, depth + 1)
-
-    def _array(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        self._level += 1
-        body = self._list(schema, where, depth)
-        self._level -= 1
-        return body
-
-    def _list(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        least, most = bounds(schema, "minItems", "maxItems", where)
-        items = schema.get("items", True)
-        if "prefixItems" in schema or isinstance(items, list):
-            return self._tuple(schema, where, depth)
-        if is_nothing(items):
-            most = 0
-            if least:
-                raise refused(where, "no item fits, and one is asked for")
-        if schema.get("uniqueItems", False) is not False and most not in (0, 1):
-            return self._set(items, (least, most), where, depth)
-        if most == 0:
-            return self._rule('"[" ws "]"')
-
-        item = self._value(items, f"{where}.items", depth + 1)
-        return self._rule(f'"[" ws {_list_of(item, least, most)} ws "]"')
-
-    def _set(self, items: Any, count: "tuple[int, int | None]", where: str, depth: int) -> str:
-        """Return the rule of a list without repeats: listed values alone, in their order."""
-        listed = self._references.followed(items, where)
-        values = listed_values(listed, where) if {"enum", "const"} & set(listed) else []
-        least, most = count
-        if not values or least > len(values) or (most is not None and most < len(values)):
-            raise refused(where, "`uniqueItems` is understood of `enum`, without `maxItems`")
-        self._value(items, f"{where}.items", depth + 1)
-        written = [self._literal(value, where) for value in values]
-        pairs = [(value, number < least) for number, value in enumerate(written)]
-        return self._rule(f'"[" ws {self._pairs(pairs)} ws "]"')
-
-    def _tuple(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        """Return the rule of a list with a schema for each place, and others after them."""
-        is_old = isinstance(schema.get("items"), list)  # the form before JSON Schema 2020-12
-        key = "items" if is_old else "prefixItems"
-        rest = schema.get("additionalItems" if is_old else "items", False)
-        places = schemas(schema[key], f"{where}.{key}")
-        least, most = bounds(schema, "minItems", "maxItems", where)
-        if schema.get("uniqueItems", False) is not False:
-            raise refused(where, "`uniqueItems` is not understood here")
-        if least > len(places) and is_nothing(rest):
-            raise refused(f"{where}.{key}", f"has {len(places)} places, not as many as asked")
-
-        places = places if most is None else places[:most]
-        items = [
-            self._value(place, f"{where}.{key}[{number}]", depth + 1)
-            for number, place in enumerate(places)
-        ]
-        joined = ' "," ws '.join(items)
-        if not is_nothing(rest) and most != len(places):
-            item = self._value(rest, f"{where}.items", depth + 1)
-            more = self._rule(f'"," ws {item}')
-            high = None if most is None else most - len(places)
-            joined += f" {more}{times(max(0, least - len(places)), high)}"
-        return self._rule(f'"[" ws {joined} ws "]"')
-
-    # How values and names are written
-
-    def _literal(self, value: Any, where: str) -> str:
-        """Return the part of one value."""
-        if not self._quote:
-            return literal(value)
-        if self._quote[0] in json.dumps(value, ensure_ascii=False):
-            raise refused(where, f"a value with `{self._quote[0]}` is none in this model's markup")
-        return quoted(written(value, self._quote))
-
-    def _pair(self, name: str, where: str, value: str) -> str:
-        """Return the part of a name and its value."""
-        if not self._quote:
-            return f'{literal(name)} ":" ws {value}'
-        if not is_bare(name):
-            raise refused(where, f"`{name[:80]}` is no name in this model's markup")
-        return f"{quoted(name + ':')} {value}"
-
-    def _key(self) -> str:
-        """Return the part of a name that nobody described."""
-        return self._rule(f"{KEY}{{1,64}}") if self._quote else "string"
-
-    # Values without a description
-
-    def _free(self, level: int) -> str:
-        """Return the rule of any value with at most `levels` of nesting."""
-        plain = ["string", "number", "boolean", "null"]
-        if level > _FREE_DEPTH:
-            return self._one_of(plain)
-
-        inner = self._free(level + 1)
-        listed = self._rule(f'"[" ws ({inner} ("," ws {inner})* ws)? "]"')
-        pair = self._rule(f'{self._key()} ":" ws {inner}')
-        named = self._rule(f'"{{" ws ({pair} ("," ws {pair})* ws)? "}}"')
-        return self._one_of([*plain, named, listed])
-
-
-def _list_of(item: str, least: int, most: "int | None") -> str:
-    """Return the part of a list of parts with commas between them."""
-    more = f'("," ws {item}){times(max(0, least - 1), None if most is None else most - 1)}'
-    return f"{item} {more}" if least else f"({item} {more})?"
-
 
 def _with_id(text: str) -> str:
     """Return the part of a markup's text, any id in its place."""
@@ -498,15 +277,3 @@ def _with_id(text: str) -> str:
     if not found:
         return quoted(text)
     return f"{quoted(before)} [a-zA-Z0-9]{{{ID_CHARS}}} {quoted(after)}"
-
-
-def _raw_rules(quote: str) -> Mapping[str, str]:
-    """Return the rules of texts that are written raw, without any part that may be their end."""
-    first, second = quote[0], quote[1]
-    mark = quoted(quote)
-    # A little narrower than "anything but the quote": no text ends with its first character.
-    return {
-        "ws": '""',
-        "char": f'[^{first}\\x00] | "{first}" [^{first}{second}\\x00]',
-        "string": f"{mark} char* {mark}",
-    }

@@ -1,7 +1,8 @@
-"""Draws training rows for recipes/board-tools from wordings: one call, two calls, and none.
+"""Writes training rows for recipes/board-tools: drawn from wordings, and those of several authors.
 
 The wordings are in text files beside this one; numbers, times and words of politeness are drawn
-here. The same seed gives the same rows. Wordings that are near a held-out one are left out.
+here. Authors' lines are taken as they stand, and once more with other values where they have some.
+The same seed gives the same rows. Wordings that are near a held-out one are left out.
 
     python -m scripts.board_tools.rows
 
@@ -12,13 +13,16 @@ one is learned either.
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolchain.ingest.split import plain_key
 
+from .authors import Answer, Call, Line, learned_lines
+from .near import Measured
+from .renewed import renewed
 from .slots import Slots
 from .times import Value
 from .words import LISTS
@@ -27,15 +31,10 @@ HERE = Path(__file__).parent
 WORDINGS = tuple(HERE / f"{name}.txt" for name in ("wordings", "values", "no_call"))
 DEVELOPMENT = HERE / "development.txt"
 RECIPE = Path(__file__).parents[2] / "recipes" / "board-tools"
-DRAWN = RECIPE / "drawn.jsonl"
-COUNTS = {"one": 2_600, "none": 3_600, "pair": 500, "two": 500, "later": 100}
+DRAWN, AUTHORS = RECIPE / "drawn.jsonl", RECIPE / "authors.jsonl"
+COUNTS = {"one": 350, "none": 450, "pair": 100, "two": 100, "later": 100}
 """Rows of each kind; `later` is a value that was asked for and told in the next turn."""
 SEED = 18
-NEAR = 0.5
-"""Share of common trigrams from which on a wording is near a held-out one."""
-
-Call = tuple[str, dict[str, Any]]
-Answer = str | list[Call]
 
 NO_CALL = "I have no tool for that."
 """What stands for any text where a wording of `development.txt` expects no call."""
@@ -94,6 +93,11 @@ def development() -> list[dict[str, Any]]:
         question, _, answer = line.partition(" => ")
         rows.append(_row([question], NO_CALL if answer == "-" else _calls(answer, {})))
     return rows
+
+
+def conversations(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """Return authors' lines as conversations."""
+    return [_row([line.wish], line.answer) for line in lines]
 
 
 def expanded(text: str, draw: random.Random) -> str:
@@ -189,7 +193,7 @@ class Draws:
     ) -> None:
         self._draw = random.Random(seed)  # noqa: S311 - wordings, no secrets
         self._kinds = read_wordings()
-        self._held_out = [(plain_key(each), _trigrams(each)) for each in held_out]
+        self._measured = Measured(held_out)
         self._seen = {plain_key(each) for each in written}
         self.near = 0
         """Number of rows that were left out."""
@@ -206,7 +210,7 @@ class Draws:
             if not key or key in self._seen:
                 continue
             self._seen.add(key)
-            if self._is_near(turns[-1]):
+            if self._measured.is_near(turns[-1]):
                 self.near += 1
                 continue
             left -= 1
@@ -250,18 +254,6 @@ class Draws:
         turns = [typed(asked, self._draw), question, typed(told, self._draw)]
         return turns, [(name, {key: value})]
 
-    def _is_near(self, text: str) -> bool:
-        key, own = plain_key(text), _trigrams(text)
-        return any(
-            key == other or len(own & theirs) >= NEAR * len(own | theirs)
-            for other, theirs in self._held_out
-        )
-
-
-def _trigrams(text: str) -> set[str]:
-    plain = f"  {plain_key(text)} "
-    return {plain[at : at + 3] for at in range(len(plain) - 2)}
-
 
 def _row(turns: Sequence[str], answer: Answer) -> dict[str, Any]:
     """Return a conversation in OpenAI's form."""
@@ -291,21 +283,58 @@ def questions_of(file: Path) -> list[str]:
     ]
 
 
-def all_rows(folder: Path = RECIPE) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows in the order of their kinds, and how many were left out as near."""
-    held_out, written = (questions_of(folder / f"{name}.jsonl") for name in ("held-out", "tuning"))
+def measured_wordings(folder: Path = RECIPE) -> list[str]:
+    """Return all wordings that are measured with."""
     asked = [row["messages"][0]["content"] for row in development()]
-    draws = Draws([*held_out, *asked], written)
+    return [*questions_of(folder / "held-out.jsonl"), *asked]
+
+
+def all_rows(folder: Path = RECIPE) -> tuple[list[dict[str, Any]], int]:
+    """Return the drawn rows in the order of their kinds, and how many were left out as near."""
+    draws = Draws(measured_wordings(folder), questions_of(folder / "tuning.jsonl"))
     rows = [row for kind, count in COUNTS.items() for row in draws.rows(kind, count)]
     return rows, draws.near
 
 
+def author_rows(
+    lines: Iterable[Line], measured: Measured, written: Iterable[str] = (), seed: int = SEED
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows of authors' lines, and how many were left out as near.
+
+    Each wish is there once, and none that is `written` elsewhere.
+    """
+    draw = random.Random(seed)  # noqa: S311 - wordings, no secrets
+    seen = {plain_key(each) for each in written}
+    rows, near = [], 0
+    for line in lines:
+        for each in (line, renewed(line, draw)):
+            if each is None or (key := plain_key(each.wish)) in seen:
+                continue
+            seen.add(key)
+            if measured.is_near(each.wish):
+                near += 1
+                continue
+            rows.append(_row([each.wish], each.answer))
+    return rows, near
+
+
+def all_author_rows(folder: Path = RECIPE) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows of all authors that no other file has, and how many were left out as near."""
+    others = (questions_of(folder / f"{name}.jsonl") for name in ("tuning", "drawn"))
+    measured = Measured(measured_wordings(folder))
+    return author_rows(learned_lines(), measured, [each for file in others for each in file])
+
+
 def main() -> None:
-    """Write the file of drawn rows."""
-    rows, near = all_rows()
+    """Write the files of drawn and of authors' rows."""
+    _write(DRAWN, *all_rows())
+    _write(AUTHORS, *all_author_rows())
+
+
+def _write(file: Path, rows: Sequence[Mapping[str, Any]], near: int) -> None:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    DRAWN.write_text("".join(lines), encoding="utf-8")
-    print(f"{len(rows)} rows; {near} were near a wording to measure with and left out")
+    file.write_text("".join(lines), encoding="utf-8")
+    print(f"{file.name}: {len(rows)} rows; {near} near a measured wording were left out")
 
 
 if __name__ == "__main__":

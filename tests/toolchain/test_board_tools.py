@@ -17,7 +17,7 @@ from toolchain.ingest.split import question_key
 from toolchain.tool_use import called
 
 RECIPE = recipe.load(shipped.folder() / "board-tools.toml")
-TUNING, DRAWN, HELD_OUT = RECIPE.data.files
+TUNING, DRAWN, AUTHORS, HELD_OUT = RECIPE.data.files
 TOOLS = json.loads((RECIPE.folder / RECIPE.data.tools).read_text(encoding="utf-8"))
 
 
@@ -39,7 +39,8 @@ def test_every_row_is_read_and_none_is_dropped() -> None:
     read = data().read
     assert read.errors == []
     assert dict(read.dropped.reasons) == {}
-    assert len(data().train) == len(rows(TUNING)) + len(rows(DRAWN)) >= 5_000
+    learned = sum(len(rows(file)) for file in (TUNING, DRAWN, AUTHORS))
+    assert len(data().train) == learned >= 5_000
     assert len(data().held_out) == len(rows(HELD_OUT)) >= 120
 
 
@@ -49,7 +50,7 @@ def test_the_eight_tools_are_those_that_a_board_can_hold_an_answer_to() -> None:
     assert len(tools.callable) == 8
 
 
-@pytest.mark.parametrize("file", [TUNING, DRAWN, HELD_OUT])
+@pytest.mark.parametrize("file", [TUNING, DRAWN, AUTHORS, HELD_OUT])
 def test_every_call_fits_the_schema_of_its_tool(file: str) -> None:
     # The rules of ingest are ours; this referee is not.
     schemas = {each["function"]["name"]: each["function"].get("parameters") for each in TOOLS}
@@ -70,7 +71,7 @@ def test_no_held_out_wording_stands_among_the_training_rows() -> None:
     assert kinds == {} or kinds[CONTAMINATION]["found"] == 0
 
 
-@pytest.mark.parametrize("file", [TUNING, DRAWN, HELD_OUT])
+@pytest.mark.parametrize("file", [TUNING, DRAWN, AUTHORS, HELD_OUT])
 def test_both_sides_call_every_tool_call_none_and_call_two(file: str) -> None:
     answers = last_calls(file)
     names = Counter(name for calls in answers for name, _ in calls)

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import jsonschema
 
+from scripts.board_tools.authors import Call, Line
+from scripts.board_tools.near import Measured
 from scripts.board_tools.rows import (
+    AUTHORS,
     COUNTS,
     DRAWN,
     RECIPE,
     Draws,
+    all_author_rows,
     all_rows,
+    author_rows,
     development,
     questions_of,
     read_wordings,
@@ -24,6 +29,25 @@ def test_the_same_rows_are_drawn_again() -> None:
     assert lines == DRAWN.read_text(encoding="utf-8").splitlines()
     assert len(rows) == sum(COUNTS.values())
     assert near > 0, "wordings that a stranger has too are left out"
+
+
+def test_the_authors_rows_are_what_their_lines_say() -> None:
+    rows, near = all_author_rows()
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    assert lines == AUTHORS.read_text(encoding="utf-8").splitlines()
+    assert near > 0
+
+
+def test_an_authors_line_near_a_measured_one_is_not_learned() -> None:
+    heat: list[Call] = [("cpu_temperature", {})]
+    lines = [
+        Line("a:1", "how hot is it?", heat),
+        Line("a:2", "bye", "Bye!"),
+        Line("a:3", "hi", "Hello!"),
+    ]
+    rows, near = author_rows([*lines, *lines], Measured(["How hot is it"]), ["Hi!"])
+    assert [row["messages"][0]["content"] for row in rows] == ["bye"]
+    assert near == 1
 
 
 def test_a_wording_near_a_held_out_one_is_not_drawn(tmp_path: Path) -> None:
