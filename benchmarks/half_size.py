@@ -16,7 +16,7 @@ import smollm2
 from device.engine import load
 from device.engine.base import Engine, Settings
 
-ROUNDS, QUICK_ROUNDS = 9, 1
+ROUNDS, QUICK_ROUNDS = 7, 1
 TOKENS, QUICK_TOKENS = 128, 8
 SCHEME = "Q4_K_M"
 GOAL = 1.8
