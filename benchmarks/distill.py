@@ -8,7 +8,7 @@ whoever wrote more questions for each answer. The control learns the true answer
 Each arm is trained for some shares of the control's steps, every time anew with a schedule of its
 own, so that its score can be read against its seconds. These are the device's, its teacher's
 included. The goal is the control's final score with a third of its labels and of its seconds. All
-ways are tried with the first seed, the best one and its control with the others.
+ways are tried with the first seed, the best student and the best control with the others.
 
 Scores are exact matches on held-out phrasings. The base is a small Llama that has read questions
 and answers, but never one under the other. With BASE in the environment it is a model folder, as on
@@ -35,7 +35,6 @@ import search_writer
 from distill_arms import (
     ARMS,
     BIG,
-    CONTROL,
     FULL,
     LABELS,
     QUESTIONS,
@@ -345,28 +344,29 @@ def reached(points: Sequence[Point], goal: float) -> float | None:
 
 
 def claims(runs: Sequence[Mapping[str, Any]]) -> list[measure.Claim]:
-    """Return the three parts of the goal, for the best student of all seeds."""
-    students = [
-        name for name in ARMS if not name.startswith("control") and all(name in run for run in runs)
-    ]
-    best = max(students, key=lambda name: sum(_whole(run, name) for run in runs))
-    peer = "control with all labels"
-    conditions = {"seeds": len(runs), "arms": _listed(runs)}
-    final = [_whole(run, CONTROL) for run in runs]
+    """Return the three parts of the goal: the best student of all seeds, and the best control."""
+    common = [name for name in ARMS if all(name in run for run in runs)]
+    controls = [name for name in common if ARMS[name].text == TRUE]
+    students = [name for name in common if ARMS[name].text not in (TRUE, LABELS)]
+    control, best = (
+        max(names, key=lambda name: sum(_whole(run, name) for run in runs))
+        for names in (controls, students)
+    )
+    final = [_whole(run, control) for run in runs]
     goals = list(zip(runs, final, strict=True))
     is_reached = [reached(run[best], goal) is not None for run, goal in goals]
     return [
         measure.claim(
             f"exact match of a student with a quarter of the labels ({best})",
-            peer,
+            control,
             1.0,
             [_whole(run, best) for run in runs],
             final,
-            conditions,
+            {"seeds": len(runs), "arms": _listed(runs)},
         ),
         measure.claim(
             "labels of that student",
-            peer,
+            control,
             THIRD,
             [run["labels"] for run in runs],
             [run["all"] for run in runs],
@@ -375,10 +375,10 @@ def claims(runs: Sequence[Mapping[str, Any]]) -> list[measure.Claim]:
         ),
         measure.claim(
             "device seconds until that student has the control's final score, its teacher's too",
-            peer,
+            control,
             THIRD,
             [_seconds(run[best], goal) for run, goal in goals],
-            [_seconds(run[CONTROL], goal) for run, goal in goals],
+            [_seconds(run[control], goal) for run, goal in goals],
             {"reached in": f"{sum(is_reached)} of {len(runs)} seeds"},
             better="less",
         ),

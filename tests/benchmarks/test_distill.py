@@ -17,6 +17,7 @@ from toolchain.models.checkpoints import load_model, load_tokenizer
 from toolchain.training.examples import Example
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+CONTROL = "control, all labels"
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_every_arm_is_trained_and_scored_and_none_sees_more_labels_than_it_may(
 ) -> None:
     (run,) = distill.run(distill.QUICK, tmp_path, "")
     entries = distill.QUICK.entries
-    whole = run[distill.CONTROL][-1]["rows"]
+    whole = run[CONTROL][-1]["rows"]
     assert run["labels"] == entries == run["control, labels"][0]["rows"]
     assert run["all"] == whole >= 4 * entries
     for name in distill.QUICK.arms:
@@ -78,7 +79,7 @@ def seed_of(distill: ModuleType, student: list[tuple[float, float]]) -> dict[str
         ]
 
     control = points([(10.0, 0.1), (30.0, 0.6)])
-    return {"labels": 2, "all": 8, distill.CONTROL: control, "search by words": points(student)}
+    return {"labels": 2, "all": 8, CONTROL: control, "search by words": points(student)}
 
 
 def test_a_student_is_compared_at_the_score_that_its_control_comes_to(
