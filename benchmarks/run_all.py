@@ -19,6 +19,7 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 SHARED = {
     "checkpoints.py",
     "distill_arms.py",
+    "distill_claims.py",
     "distill_data.py",
     "measure.py",
     "models.py",
