@@ -84,12 +84,10 @@ def _listed(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the points of each arm: a share of the control's steps, seconds, scores by seed."""
     listed: dict[str, str] = {}
     for name in ARMS:
-        having = [run[name] for run in runs if name in run]
-        listed |= {
-            f"{name} × {points[0]['share']:.2f}": (
-                f"{statistics.mean(each['s'] for each in points):.1f} s "
-                + "/".join(f"{each['exact_match']:.3f}" for each in points)
-            )
-            for points in zip(*having, strict=True)
-        }
+        points = [point for run in runs for point in run.get(name, ())]
+        for share in sorted({point["share"] for point in points}):
+            having = [point for point in points if point["share"] == share]
+            seconds = statistics.mean(point["s"] for point in having)
+            scores = "/".join(f"{point['exact_match']:.3f}" for point in having)
+            listed[f"{name} × {share:.2f}"] = f"{seconds:.1f} s {scores}"
     return listed
