@@ -40,7 +40,7 @@ def claims(runs: Sequence[Mapping[str, Any]]) -> list[measure.Claim]:
     is_reached = [reached(run[best], goal) is not None for run, goal in goals]
     return [
         measure.claim(
-            f"exact match of a student with a quarter of the labels ({best})",
+            f"exact match with a quarter of the labels ({best})",
             control,
             1.0,
             [_whole(run, best) for run in runs],
@@ -57,7 +57,7 @@ def claims(runs: Sequence[Mapping[str, Any]]) -> list[measure.Claim]:
             better="less",
         ),
         measure.claim(
-            "device seconds until that student has the control's final score, its teacher's too",
+            "device seconds to the control's final score, its teacher's too",
             control,
             THIRD,
             [_seconds(run[best], goal) for run, goal in goals],
