@@ -37,7 +37,7 @@ TOKENS, QUICK_TOKENS = 128, 32
 ROUNDS, QUICK_ROUNDS = 7, 2
 COPIED = 600
 QUESTIONS = Path(toolchain.__file__).parent / "general_questions.jsonl"
-ASKED = 16
+ASKED = 8
 """General questions to the real model."""
 CONTEXT = 2048
 PIECE = 12

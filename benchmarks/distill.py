@@ -1,20 +1,25 @@
 """A student with a quarter of the labels against its control with all of them (goal P12).
 
 One phrasing of each answer is labelled; the questions of the others are a pool without answers. A
-teacher answers the pool, and the student learns labels and written answers. Two teachers: the model
-itself, tuned on the labels; and a search over labelled questions and answers by pieces of words.
-The control learns the true answers of all questions, another one the labels alone for as long as
-the student. All start from the same layers. Scores are exact matches on held-out phrasings.
+teacher answers the pool, and the student learns labels and written answers. Teachers are a search
+over the labelled answers, by words or by meanings too; the model itself, tuned on the labels; and
+whoever wrote more questions for each answer. The control learns the true answers of the pool.
 
-The base is a small Llama that has read questions and answers, but never one under the other. With
-BASE in the environment it is a model folder, as on a lent GPU (benchmarks/gpu/distill_card.py).
+Each arm is trained for some shares of the control's steps, every time anew with a schedule of its
+own, so that its score can be read against its seconds. These are the device's, its teacher's
+included. The goal is the control's final score with a third of its labels and of its seconds. All
+ways are tried with the first seed, the best student and the best control with the others.
+
+Scores are exact matches on held-out phrasings. The base is a small Llama that has read questions
+and answers, but never one under the other. With BASE in the environment it is a model folder, as on
+a lent GPU (benchmarks/gpu/distill_card.py).
 """
 
 import json
+import math
 import os
-import random
+import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,82 +27,39 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import distill_data
 import measure
+import search_writer
+from distill_arms import (
+    ARMS,
+    BIG,
+    FULL,
+    LABELS,
+    QUESTIONS,
+    QUICK,
+    SEARCHES,
+    TRUE,
+    TUNED,
+    Arm,
+    Plan,
+)
+from distill_claims import Point, claims
+from distill_data import pair
+from search_writer import SearchWriter
 
 from toolchain import artifacts
 from toolchain.artifacts import Dataset, read_jsonl, write_jsonl
 from toolchain.ingest import ingest
 from toolchain.ingest.refusals import Refusals
-from toolchain.pretrain import make_tokenizer
 from toolchain.progress import SILENT
-from toolchain.recipe import DataSpec, ScratchSpec, WriteSpec
-from toolchain.teaching.writers import FolderWriter, How, Messages, Said
+from toolchain.recipe import DataSpec, WriteSpec
+from toolchain.teaching.writers import FolderWriter
 from toolchain.teaching.writing import Assignment, WrittenFigures, write
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "recipes" / "starter" / "help-desk.jsonl"
-GOAL_SCORE, GOAL_SHARE = 1.0, round(1 / 3, 3)
-STUDENTS = ("model, agreed", "model, all", "search", "search, twice")
-CONTROL = "control, all labels"
-CLEAR = 0.1
-"""Lead in cosine by which the search's best answer must be ahead of the next one."""
-# On the starter 60 to 65 % of the pool have it, and 97 to 99 % of them are right.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Sizes of a run."""
-
-    seeds: int = 3
-    entries: int = 208
-    """Answers of the help desk, of 415."""
-    questions: int = 200
-    """Held-out phrasings that are asked, at most."""
-    scratch: ScratchSpec
-    layers: int = 2
-    epochs: int = 6
-    """Of student and controls."""
-    teacher_epochs: int = 16
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    max_tokens: int = 96
-    """Of a written answer."""
-
-
-FULL = Plan(
-    scratch=ScratchSpec(
-        vocab_size=2048, hidden_size=256, layers=3, steps=700, batch_size=16, context=128
-    )
-)
-BIG = replace(
-    FULL,
-    entries=415,
-    questions=415,
-    layers=12,
-    batch_size=32,
-    learning_rate=6e-4,
-    teacher_epochs=8,
-)
-"""With a base of 100 M parameters or more."""
-QUICK = Plan(
-    seeds=1,
-    entries=6,
-    questions=6,
-    scratch=ScratchSpec(
-        vocab_size=384,
-        hidden_size=32,
-        intermediate_size=32,
-        heads=1,
-        kv_heads=1,
-        layers=3,
-        steps=10,
-        batch_size=8,
-        context=128,
-    ),
-    epochs=2,
-    teacher_epochs=2,
-    max_tokens=8,
-)
+MORE = ROOT / "recipes" / "help-desk" / "questions.jsonl"
+"""More questions for each answer, which others wrote who saw the answer alone."""
 
 
 @dataclass(slots=True)
@@ -123,241 +85,227 @@ def _now() -> float:
     return time.process_time()
 
 
-class SearchWriter:
-    """Answers with the labelled answer that is nearest to a question; its own model is none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What the arms of one seed have in common."""
 
-    In a second round the questions that were clearly answered help to find the answers of others.
-    """
+    plan: Plan
+    dataset: Dataset
+    base: Path
+    work: Path
+    seed: int
+    labelled: Sequence[Any]
+    """One phrasing of each answer."""
+    pool: Sequence[Any]
+    """The other phrasings, with answers that only the control may see."""
+    clock: Clock = field(default_factory=Clock)
 
-    together = 1 << 20
-    parameters = None
-    name = "search"
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the control."""
+        return round(self.plan.epochs * len(self.dataset.train()) / self.plan.batch_size)
 
-    def __init__(self, labelled: Sequence[tuple[str, str]], rounds: int) -> None:
-        self._labelled = labelled
-        self._rounds = rounds
-        self.digest = artifacts.value_digest((labelled, rounds))
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of all models."""
+        from toolchain.models.checkpoints import load_tokenizer
 
-    def release(self) -> None:
-        """Do nothing: nothing was loaded."""
-
-    def say(self, conversations: Sequence[Messages], how: How) -> list[Said]:
-        """Return the nearest answer to each question; not whole where another is as near."""
-        import numpy as np
-
-        from toolchain.rounds.choose import word_vectors
-
-        asked = [messages[-1]["content"] for messages in conversations]
-        texts = [f"{question} {answer}" for question, answer in self._labelled]
-        vectors = word_vectors([*texts, *asked])
-        known, pool = vectors[: len(texts)], vectors[len(texts) :]
-        owners = np.arange(len(texts))
-        best, is_clear = owners[:0], np.zeros(len(pool), bool)
-        for _ in range(self._rounds):
-            likeness = np.full((len(pool), len(texts)), -1.0)
-            for owner, column in zip(owners, (pool @ known.T).T, strict=True):
-                likeness[:, owner] = np.maximum(likeness[:, owner], column)
-            new, lead = likeness.argmax(1), np.diff(np.sort(likeness, 1)[:, -2:])[:, 0]
-            best = np.where(is_clear, best, new) if len(best) else new
-            found = (lead > CLEAR) & ~is_clear
-            is_clear |= found
-            known, owners = np.vstack([known, pool[found]]), np.append(owners, best[found])
-        return [
-            Said(text=self._labelled[owner][1], whole=bool(clear))
-            for owner, clear in zip(best, is_clear, strict=True)
-        ]
+        return load_tokenizer(self.base)
 
 
 def main() -> None:
     """Measure and print the claims."""
-    options = measure.options(__doc__ or "")
+    options = measure.options(__doc__ or "", resumable=True)
     base = os.environ.get("BASE", "")
     plan = QUICK if options.quick else BIG if base else FULL
-    with tempfile.TemporaryDirectory() as scratch:
-        runs = run(plan, Path(scratch), base)
-    found = claims(runs)
-    measure.show(found, {}, "", as_json=options.json)
+    with measure.work_folder(options.work) as work:
+        runs = run(plan, work, base, minutes=options.minutes)
+    measure.show(claims(runs), {}, "", as_json=options.json)
 
 
-def run(plan: Plan, work: Path, base: str) -> list[Mapping[str, Any]]:
-    """Return what each seed gave: score and seconds of each arm."""
+def run(plan: Plan, work: Path, base: str, *, minutes: float = math.inf) -> list[Mapping[str, Any]]:
+    """Return what each seed gave: seconds and scores of each arm; a second run goes on.
+
+    After so many `minutes` no other seed is begun; there is at least one.
+    """
+    began = time.monotonic()
     entries = list(read_jsonl(DATA))[:: max(1, 415 // plan.entries)][: plan.entries]
-    (work / "all").mkdir(parents=True)
+    (work / "all").mkdir(parents=True, exist_ok=True)
     write_jsonl(work / "all" / "entries.jsonl", entries)
     spec = DataSpec(files=("entries.jsonl",), hold_out="phrasing")
     dataset = ingest(spec, work / "all", work / "all" / "dataset", SILENT, seed=0)
-    folder = Path(base) if base else _base(plan, dataset, work / "base")
+    folder = Path(base) if base else distill_data.base(plan.scratch, dataset, work / "base")
     runs: list[Mapping[str, Any]] = []
     for seed in range(plan.seeds):
-        runs.append(one_seed(plan, dataset, folder, work / f"seed-{seed}", seed))
+        done = work / f"seed-{seed}.json"
+        if not done.is_file():
+            if runs and time.monotonic() - began > 60 * minutes:
+                break
+            found = one_seed(plan, dataset, folder, work / f"seed-{seed}", seed)
+            done.write_text(json.dumps(found), encoding="utf-8")
+        runs.append(json.loads(done.read_text(encoding="utf-8")))
         print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     return runs
 
 
 def one_seed(plan: Plan, dataset: Dataset, base: Path, work: Path, seed: int) -> dict[str, Any]:
-    """Return scores, labels and seconds of the arms of one seed."""
-    from toolchain.models.checkpoints import load_model, load_tokenizer, save_model
+    """Return labels, written answers and the points of each arm of one seed."""
+    labelled, pool = distill_data.split(dataset, seed)
+    lesson = Lesson(
+        plan=plan,
+        dataset=dataset,
+        base=base,
+        work=work,
+        seed=seed,
+        labelled=labelled,
+        pool=pool,
+    )
+    few = distill_data.with_other_rows(dataset, labelled, work / "few")
+    arms = {name: ARMS[name] for name in (plan.again if seed else plan.arms)}
+    marks: dict[str, Any] = {}
+    if any(arm.from_teacher for arm in arms.values()):
+        marks["teacher"] = _teacher(lesson)
+    layers = _layers(lesson)
+    texts: dict[str, Sequence[Any]] = {LABELS: [], TRUE: pool}
+    for text in dict.fromkeys(arm.text for arm in arms.values() if arm.text not in texts):
+        with lesson.clock.of(text):
+            texts[text], dropped = _written(lesson, few, text)
+        marks[f"written: {text}"] = _rightness(lesson, texts[text]) | {"dropped": dropped}
 
-    clock = Clock()
-    labelled, pool = _split(dataset, seed)
-    few = _dataset(work / "few", labelled, dataset)
-    tokenizer = load_tokenizer(base)
-    model = _on_device(load_model(base, dtype="float32"))
-    with clock.of("teacher"):
-        _train(plan, model, tokenizer, labelled, plan.teacher_epochs, work / "t", seed)
-    save_model(model, work / "teacher")
-    tokenizer.save_pretrained(work / "teacher")
+    for name, arm in arms.items():
+        marks[name] = [_point(lesson, arm, texts[arm.text], layers, share) for share in arm.shares]
+        print(json.dumps({name: marks[name]}), file=sys.stderr, flush=True)
+    labels = {"labels": len(labelled), "all": len(dataset.train())}
+    return {"seed": seed, **labels, "layers": layers, **marks}
 
-    marks: dict[str, Any] = {"teacher": _score(plan, model, tokenizer, dataset)}
-    layers = _layers(plan, model, tokenizer, labelled)
-    answers = dict(map(_pair, pool))
-    pairs = [_pair(row) for row in labelled]
-    teacher = FolderWriter(work / "teacher", artifacts.digest(work / "teacher"))
-    arms: dict[str, tuple[Any, str]] = {
-        "model, agreed": (teacher, "agreed"),
-        "model, all": (teacher, "all"),
-        "search": (SearchWriter(pairs, rounds=1), "all"),
-        "search, twice": (SearchWriter(pairs, rounds=2), "all"),
+
+def _point(
+    lesson: Lesson, arm: Arm, written: Sequence[Any], layers: Sequence[int], share: float
+) -> Point:
+    """Return one training of an arm: its seconds, those of its teacher, and its scores."""
+    from toolchain.models.checkpoints import load_model
+    from toolchain.training.examples import conversations
+    from toolchain.training.students import from_layers
+
+    examples, _ = conversations(lesson.tokenizer, lesson.labelled, 512)
+    if written:
+        more, _ = conversations(lesson.tokenizer, written, 512)
+        examples += [_beginning(each, arm.learned) for each in more] if arm.learned else more
+    start = lesson.work / "teacher" if arm.from_teacher else lesson.base
+    student = _on_device(from_layers(load_model(start), layers))
+    steps, clock = round(share * lesson.steps), Clock()
+    with clock.of("training"):
+        steps = _train(lesson, student, examples, steps, rate=arm.rate, batch=arm.batch)
+    before = [arm.text] + ["teacher"] * (arm.from_teacher or arm.text in TUNED)
+    taught = sum(lesson.clock.spent.get(part, 0.0) for part in before)
+    return {
+        "share": round(share, 3),
+        "steps": steps,
+        "rows": len(examples),
+        "teacher_s": round(taught, 2),
+        "s": round(clock.spent["training"] + taught, 2),
+        **_score(lesson, student),
     }
-    texts = {}
-    for name, (writer, keep) in arms.items():
-        with clock.of(f"write {name}"):
-            spec = {"keep": keep, "max_tokens": plan.max_tokens}
-            rows, figures = _written(few, writer, spec, list(answers), work / name, seed)
-        right = sum(answers[asked] == said for asked, said in map(_pair, rows))
-        texts[name] = [*labelled, *rows]
-        marks[f"written by {name}"] = {
-            "kept": len(rows),
-            "of": len(answers),
-            "right": round(right / max(len(rows), 1), 4),
-            "dropped": figures.dropped,
-        }
-
-    longest = max(len(rows) for rows in texts.values()) / len(labelled)
-    texts["control, labels"] = labelled
-    texts["control, labels, longer"] = labelled
-    texts[CONTROL] = dataset.train()
-    for name, rows in texts.items():
-        epochs = plan.epochs * (longest if "longer" in name else 1)
-        student = _student(work / "teacher", layers)
-        with clock.of(name):
-            steps = _train(plan, student, tokenizer, rows, epochs, work / f"train {name}", seed)
-        marks[name] = {"steps": steps, "rows": len(rows)} | _score(
-            plan, student, tokenizer, dataset
-        )
-    seconds = {name: round(spent, 2) for name, spent in clock.spent.items()}
-    return {"seed": seed, "labels": len(labelled), "layers": layers, "s": seconds, **marks}
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return question and answer of a conversation."""
-    return row["messages"][-2]["content"], row["messages"][-1]["content"]
+def _beginning(example: Any, count: int) -> Any:
+    """Return an example that ends behind the first learned tokens."""
+    from toolchain.chat import IGNORED
+
+    first = next(at for at, label in enumerate(example.labels) if label != IGNORED)
+    return replace(
+        example, ids=example.ids[: first + count], labels=example.labels[: first + count]
+    )
 
 
-def _split(dataset: Dataset, seed: int) -> tuple[list[Any], list[Any]]:
-    """Return one labelled phrasing of each answer, and the others."""
-    by_answer: dict[str, list[Any]] = {}
-    for row in dataset.train():
-        by_answer.setdefault(row["messages"][-1]["content"], []).append(row)
-    draw = random.Random(seed)
-    labelled = [draw.choice(rows) for rows in by_answer.values()]
-    chosen = {id(row) for row in labelled}
-    pool = [row for rows in by_answer.values() for row in rows if id(row) not in chosen]
-    return labelled, pool
+def _teacher(lesson: Lesson) -> dict[str, Any]:
+    """Write the base tuned on the labels to `teacher`; return its scores."""
+    from toolchain.models.checkpoints import load_model, save_model
+    from toolchain.training.examples import conversations
+
+    plan = lesson.plan
+    model = _on_device(load_model(lesson.base, dtype="float32"))
+    examples, _ = conversations(lesson.tokenizer, lesson.labelled, 512)
+    steps = max(1, round(plan.teacher_epochs * len(examples) / plan.batch_size))
+    with lesson.clock.of("teacher"):
+        _train(lesson, model, examples, steps)
+    save_model(model, lesson.work / "teacher")
+    lesson.tokenizer.save_pretrained(lesson.work / "teacher")
+    return _score(lesson, model)
 
 
-def _dataset(folder: Path, train: Sequence[Mapping[str, Any]], whole: Dataset) -> Dataset:
-    """Return a data set with other conversations to learn, and the same held-out ones."""
-    folder.mkdir(parents=True)
-    write_jsonl(folder / "train.jsonl", train)
-    write_jsonl(folder / "held_out.jsonl", whole.held_out())
-    write_jsonl(folder / "texts.jsonl", [])
-    return Dataset(path=folder, record=artifacts.external(folder).record)
-
-
-def _written(
-    few: Dataset, writer: Any, spec: Mapping[str, Any], questions: list[str], out: Path, seed: int
-) -> tuple[list[dict[str, Any]], WrittenFigures]:
-    out.mkdir()
-    write_jsonl(out / "pool.jsonl", [{"question": each} for each in questions])
+def _written(lesson: Lesson, few: Dataset, text: str) -> tuple[list[Any], Mapping[str, int]]:
+    """Return the conversations that a teacher wrote, and what was dropped by its reason."""
+    if text == QUESTIONS:
+        return distill_data.more_questions(MORE, DATA, few), {}
+    if text in TUNED:
+        folder = lesson.work / "teacher"
+        writer: Any = FolderWriter(folder, artifacts.digest(folder))
+    else:
+        embed = search_writer.embedder(lesson.work) if text == "by meanings" else None
+        pairs = [pair(row) for row in lesson.labelled]
+        writer = SearchWriter(pairs, rounds=SEARCHES[text], embed=embed)
+    out = lesson.work / text
+    out.mkdir(exist_ok=True)
+    write_jsonl(out / "pool.jsonl", [{"question": pair(row)[0]} for row in lesson.pool])
+    keep = "agreed" if text == "model, agreed" else "all"
+    spec = {"questions": ["pool.jsonl"], "keep": keep, "max_tokens": lesson.plan.max_tokens}
     assignment = Assignment(
-        spec=WriteSpec.model_validate({"questions": ["pool.jsonl"], **spec}),
+        spec=WriteSpec.model_validate(spec),
         near=out,
         writer=writer,
         refusals=Refusals(few, DataSpec()),
     )
-    written = write(few, assignment, out / "written", SILENT, seed=seed)
-    return written.rows(), WrittenFigures.read(written.record.figures)
+    written = write(few, assignment, out / "written", SILENT, seed=lesson.seed)
+    return written.rows(), WrittenFigures.read(written.record.figures).dropped
 
 
-def _base(plan: Plan, dataset: Dataset, out: Path) -> Path:
-    """Write a base that has read questions and answers, none under the other."""
-    from toolchain.models.checkpoints import save_model
-    from toolchain.pretrain import _examples, _make_model
-    from toolchain.training.loop import Course, train
-    from toolchain.training.objectives import AnswerLoss
-
-    said = [message["content"] for row in dataset.train() for message in row["messages"]]
-    texts = list(dict.fromkeys(said))
-    tokenizer = make_tokenizer(texts, plan.scratch)
-    model = _make_model(tokenizer, plan.scratch, seed=0)
-    course = Course(
-        name="base",
-        steps=plan.scratch.steps,
-        batch_size=plan.scratch.batch_size,
-        learning_rate=plan.scratch.learning_rate,
-        warmup_share=plan.scratch.warmup_share,
-        seed=0,
-    )
-    examples = _examples(tokenizer, texts, plan.scratch.context)
-    train(AnswerLoss(model), examples, course, out / "resume", SILENT)
-    save_model(model, out)
-    tokenizer.save_pretrained(out)
-    return out
+def _rightness(lesson: Lesson, rows: Sequence[Any]) -> dict[str, Any]:
+    """Return how many answers were written, and of those to the pool the share that is right."""
+    answers = dict(map(pair, lesson.pool))
+    right = [answers[asked] == said for asked, said in map(pair, rows) if asked in answers]
+    share = round(sum(right) / len(right), 4) if right else None
+    return {"kept": len(rows), "of": len(answers), "right": share}
 
 
 def _train(
-    plan: Plan,
+    lesson: Lesson,
     model: Any,
-    tokenizer: Any,
-    rows: Sequence[Mapping[str, Any]],
-    epochs: float,
-    resume: Path,
-    seed: int,
+    examples: Sequence[Any],
+    steps: int,
+    *,
+    rate: float = 1.0,
+    batch: float = 1.0,
 ) -> int:
-    """Train a model on the answers of conversations; return the number of steps."""
-    from toolchain.training.examples import conversations
+    """Train a model for as many rows as so many steps of the plan's batch; return its steps."""
     from toolchain.training.loop import Course, train
     from toolchain.training.objectives import AnswerLoss
 
-    examples, _ = conversations(tokenizer, rows, 512)
-    steps = round(epochs * len(examples) / plan.batch_size)
     course = Course(
         name="arm",
-        steps=max(1, steps),
-        batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
+        steps=max(1, round(steps / batch)),
+        batch_size=max(1, round(lesson.plan.batch_size * batch)),
+        learning_rate=lesson.plan.learning_rate * rate,
         warmup_share=0.03,
-        seed=seed,
+        seed=lesson.seed,
         save_every_s=1e9,
     )
+    resume = lesson.work / "resume"
     train(AnswerLoss(model), examples, course, resume, SILENT)
+    # It is saved after its last step, and the next training would go on from there.
+    shutil.rmtree(resume)
     return course.steps
 
 
-def _layers(plan: Plan, model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+def _layers(lesson: Lesson) -> list[int]:
+    """Return the layers that students and controls have."""
+    from toolchain.models.checkpoints import load_model
     from toolchain.training.examples import conversations
     from toolchain.training.influence import choose, influences
 
-    examples, _ = conversations(tokenizer, rows, 512)
-    return list(choose(influences(model, examples), plan.layers))
-
-
-def _student(teacher: Path, layers: Sequence[int]) -> Any:
-    from toolchain.models.checkpoints import load_model
-    from toolchain.training.students import from_layers
-
-    return _on_device(from_layers(load_model(teacher), layers))
+    examples, _ = conversations(lesson.tokenizer, lesson.labelled, 512)
+    model = _on_device(load_model(lesson.base, dtype="float32"))
+    return list(choose(influences(model, examples), lesson.plan.layers))
 
 
 def _on_device(model: Any) -> Any:
@@ -366,51 +314,16 @@ def _on_device(model: Any) -> Any:
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
-def _score(plan: Plan, model: Any, tokenizer: Any, dataset: Dataset) -> dict[str, Any]:
+def _score(lesson: Lesson, model: Any) -> dict[str, Any]:
+    """Return exact match, F1 and loss of held-out phrasings."""
     from toolchain.training.answers import loss_per_token, score
     from toolchain.training.examples import conversations
 
-    rows = dataset.held_out()[:: max(1, len(dataset.held_out()) // plan.questions)]
-    rows = rows[: plan.questions]
-    examples, _ = conversations(tokenizer, rows, 512)
-    scores = score(model, tokenizer, rows, SILENT, name="ask")
+    held_out = lesson.dataset.held_out()
+    rows = held_out[:: max(1, len(held_out) // lesson.plan.questions)][: lesson.plan.questions]
+    examples, _ = conversations(lesson.tokenizer, rows, 512)
+    scores = score(model, lesson.tokenizer, rows, SILENT, name="ask")
     return {**scores, "loss": loss_per_token(model, examples)}
-
-
-def claims(runs: Sequence[Mapping[str, Any]]) -> list[measure.Claim]:
-    """Return the two halves of the goal, for the best of the students."""
-    best = max(STUDENTS, key=lambda name: sum(run[name]["exact_match"] for run in runs))
-    teacher = ["teacher"] if best.startswith("model") else []
-    arms = (*STUDENTS, CONTROL, "control, labels", "control, labels, longer", "teacher")
-    conditions = {
-        "seeds": len(runs),
-        "labels": f"{runs[0]['labels']} against {runs[0][CONTROL]['rows']}",
-        **{name: "/".join(f"{run[name]['exact_match']:.3f}" for run in runs) for name in arms},
-    }
-    return [
-        measure.claim(
-            f"exact match of a student with a quarter of the labels ({best})",
-            "control with all labels",
-            GOAL_SCORE,
-            [_exact(run, best) for run in runs],
-            [_exact(run, CONTROL) for run in runs],
-            conditions,
-        ),
-        measure.claim(
-            f"device seconds of that student ({best}), its teacher's included",
-            "control with all labels",
-            GOAL_SHARE,
-            [sum(run["s"][part] for part in (*teacher, f"write {best}", best)) for run in runs],
-            [run["s"][CONTROL] for run in runs],
-            {},
-            better="less",
-        ),
-    ]
-
-
-def _exact(run: Mapping[str, Any], name: str) -> float:
-    """Return the exact match of an arm; at least half an answer, so that there is a ratio."""
-    return max(float(run[name]["exact_match"]), 0.5 / int(run[name]["questions"]))
 
 
 if __name__ == "__main__":

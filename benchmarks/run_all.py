@@ -18,10 +18,14 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 SHARED = {
     "checkpoints.py",
+    "distill_arms.py",
+    "distill_claims.py",
+    "distill_data.py",
     "measure.py",
     "models.py",
     "onnx_learned.py",
     "onnx_stock.py",
+    "search_writer.py",
     "smollm2.py",
     Path(__file__).name,
 }

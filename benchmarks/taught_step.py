@@ -5,7 +5,6 @@ Memory is what a batch adds to a process's peak, its first step done, against tr
 loss, which has all logits at once. Goals (P11): ≤ 1.10 of the time, ≤ 1/6 of the memory.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -174,9 +173,10 @@ def _memory(way: str, positions: int, vocabulary: int) -> int:
             taught(batch).backward()
 
     step(range(1))  # the weights' gradients are there from the first step on
-    began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not getrusage(2): it begins with what the process that started this one had.
+    began = measure.peak_bytes()
     step(range(len(examples)))
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began) * 1024
+    return measure.peak_bytes() - began
 
 
 if __name__ == "__main__":

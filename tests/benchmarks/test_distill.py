@@ -1,6 +1,7 @@
 """A toy of the benchmark of distillation: all its arms, on a few answers and random models."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,14 +11,12 @@ import torch
 
 from benchmarks.gpu import distill_card
 from tests.fakes.models import tiny_llama
+from toolchain.chat import IGNORED
 from toolchain.models.checkpoints import load_model, load_tokenizer
-from toolchain.teaching.writers import How
+from toolchain.training.examples import Example
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-PAIRS = [
-    ("how do I cool it", "A fan goes onto pins 4 and 6."),
-    ("where does sound come out", "Out of the headphone jack."),
-]
+CONTROL = "control, all labels"
 
 
 @pytest.fixture
@@ -27,50 +26,46 @@ def distill(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("distill")
 
 
-def asked(*questions: str) -> list[list[dict[str, str]]]:
-    return [[{"role": "user", "content": each}] for each in questions]
-
-
-def test_the_search_answers_where_it_is_clear(distill: ModuleType) -> None:
-    said = distill.SearchWriter(PAIRS, rounds=1).say(
-        asked("how to cool it down", "zzz", "where is the sound jack"), How(max_tokens=1)
-    )
-    assert [each.whole for each in said] == [True, False, True]
-    assert (said[0].text, said[2].text) == (PAIRS[0][1], PAIRS[1][1])
-
-
-def test_a_second_round_asks_the_questions_that_were_clear(distill: ModuleType) -> None:
-    chain = asked("how to cool the board down", "put the board down slowly")
-    once, twice = (
-        distill.SearchWriter(PAIRS, rounds=rounds).say(chain, How(max_tokens=1))
-        for rounds in (1, 2)
-    )
-    assert [each.whole for each in once] == [True, False]
-    assert [each.whole for each in twice] == [True, True]
-    assert twice[1].text == PAIRS[0][1]
-
-
 @pytest.mark.slow
 def test_every_arm_is_trained_and_scored_and_none_sees_more_labels_than_it_may(
     distill: ModuleType, tmp_path: Path
 ) -> None:
     (run,) = distill.run(distill.QUICK, tmp_path, "")
     entries = distill.QUICK.entries
-    assert run["labels"] == run["control, labels"]["rows"] == entries
-    assert run[distill.CONTROL]["rows"] >= 4 * entries
-    for name in distill.STUDENTS:
-        kept = run[f"written by {name}"]["kept"]
-        assert run[name]["rows"] == entries + kept
-        assert 0 <= run[name]["exact_match"] <= 1
-        assert run["s"][name] > 0
-    assert run["written by search"]["right"] > 0.8
+    whole = run[CONTROL][-1]["rows"]
+    assert run["labels"] == entries == run["control, labels"][0]["rows"]
+    assert run["all"] == whole >= 4 * entries
+    for name in distill.QUICK.arms:
+        text = distill.ARMS[name].text
+        for point in run[name]:
+            assert 0 <= point["exact_match"] <= 1
+            assert point["s"] > point["teacher_s"]
+            if f"written: {text}" in run:
+                assert point["rows"] == entries + run[f"written: {text}"]["kept"]
+    assert run["written: by words"]["right"] > 0.8
+    assert run["written: written questions"]["kept"] > entries
     few = (tmp_path / "seed-0" / "few" / "train.jsonl").read_text().splitlines()
     assert len(few) == entries
 
-    score, seconds = distill.claims([run])
-    assert (score.goal, seconds.goal) == (1.0, 0.333)
-    assert score.conditions["labels"] == f"{entries} against {run[distill.CONTROL]['rows']}"
+    score, labels, seconds = distill.claims([run])
+    assert (score.goal, labels.goal, seconds.goal) == (1.0, 0.333, 0.333)
+    assert labels.measured == round(entries / whole, 3)
     assert seconds.measured > 0
+
+
+@pytest.mark.slow
+def test_a_second_run_trains_nothing_that_is_there(distill: ModuleType, tmp_path: Path) -> None:
+    plan = replace(distill.QUICK, arms=("control, labels",))
+    first = distill.run(plan, tmp_path, "")
+    assert distill.run(plan, tmp_path, "") == first
+
+
+def test_the_beginning_of_an_answer_ends_behind_its_first_learned_tokens(
+    distill: ModuleType,
+) -> None:
+    example = Example(ids=[5, 6, 7, 8, 9], labels=[IGNORED, IGNORED, 7, 8, 9])
+    short = distill._beginning(example, 2)
+    assert (list(short.ids), list(short.labels)) == ([5, 6, 7, 8], [IGNORED, IGNORED, 7, 8])
 
 
 @pytest.mark.parametrize("shape", [(4, 64), (3, 10), (7,)])
