@@ -81,7 +81,8 @@ CLIENTS = (
     Client(
         "Home Assistant",
         "with_home_assistant.py",
-        ("homeassistant", "numpy"),
+        # From 2026.3 on its sources are written for Python 3.14.
+        ("homeassistant<2026.3", "numpy"),
         "Ollama's integration ([voice.md](voice.md))",
         python="python3.13",
         # A patch release of Python may be missing.

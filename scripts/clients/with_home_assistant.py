@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -48,19 +49,30 @@ class Home:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
         (folder / "configuration.yaml").write_text(SETTINGS.format(port=port))
+        self._said = ""
         self._url = f"http://127.0.0.1:{port}"
         self._headers: dict[str, str] = {}
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, str(folder)],
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        threading.Thread(target=self._read, daemon=True).start()
         self._wait()
         self._log_in()
+
+    def _read(self) -> None:
+        """Keep what it says last, so that its pipe never fills up."""
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self._said = line.strip() or self._said
 
     def _wait(self) -> None:
         ends = time.monotonic() + START_S
         while time.monotonic() < ends:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"Home Assistant ended: {self._said}")
             try:
                 self.call("/api/onboarding")
                 return
