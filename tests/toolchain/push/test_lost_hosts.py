@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,8 @@ def test_a_bench_ends_with_its_host_and_the_service_goes_on(
         env={**os.environ, "HOME": str(board.home), "DEMITASSE_ROOT": str(store)},
         cwd=Path(__file__).parents[3],
         stderr=subprocess.DEVNULL,
+        # A shell's background job ignores SIGINT, and so would all that it starts.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_until(lambda: benches(store))
