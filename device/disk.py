@@ -5,11 +5,9 @@ The rule: whatever must survive a power cut is changed here and nowhere else, an
 undo what no fsync had covered (tests/fakes/disks.py).
 """
 
-import ctypes
 import hashlib
 import json
 import os
-import platform
 import re
 import stat
 from contextlib import suppress
@@ -27,7 +25,6 @@ SEAL = "seal"
 _PRIVATE, _PRIVATE_FOLDER = 0o600, 0o700
 """Mode of files that only the store's user may open."""
 # Whoever can open a file can lock it and so block every verb (flock needs no right to write).
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _SAFELY
 _MORE = os.O_RDWR | os.O_CREAT | os.O_APPEND | _SAFELY
@@ -60,7 +57,9 @@ def fsync(descriptor: int) -> None:
 
 def sync_all(descriptor: int) -> None:
     """Put all that was changed on an open folder's file system on the disk (syncfs(2))."""
-    if _LIBC.syncfs(descriptor):
+    import ctypes  # a board's every verb reads this module, and few settle anything
+
+    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
@@ -166,7 +165,7 @@ def sync(path: Path) -> None:
 
 def sync_everything(folder: Path) -> None:
     """Write all bytes and names below a folder to the disk; with them, those of its file system."""
-    if not _syncfs_reports(platform.release()):
+    if not _syncfs_reports(os.uname().release):
         for path in [*folder.rglob("*"), folder]:
             if not path.is_symlink() and (path.is_dir() or path.is_file()):
                 sync(path)

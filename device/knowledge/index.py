@@ -147,7 +147,9 @@ class Index:
             """Temperature at which the likeness of a passage's entries is pooled."""
             passages = self._rows("SELECT passage FROM entries ORDER BY id")
             # Four bytes an entry; a list of whole numbers takes 36.
-            self._passage_of = array("i", (row[0] or NO_PASSAGE for row in passages))
+            self._passage_of = array(
+                "i", (NO_PASSAGE if row[0] is None else row[0] for row in passages)
+            )
             self._entries = range(1, len(self._passage_of) + 1)
             self._thin = _thin(self._passage_of, float(facts.get("enough", 0.0)))
             self._few = array(

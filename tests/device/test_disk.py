@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_one_call_puts_a_whole_file_system_on_the_disk_and_an_error_of_it_is_rai
             ctypes.set_errno(errno.EIO)
             return -1
 
-    monkeypatch.setattr(disk, "_LIBC", Broken)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Broken)
     with pytest.raises(OSError, match="Input/output error"):
         disk.sync_everything(tmp_path)
 
@@ -52,7 +53,7 @@ def test_where_one_call_hides_write_errors_each_file_is_synced(
     (tmp_path / "folder" / "file").write_text("x")
     (tmp_path / "link").symlink_to("nowhere")
     asked: list[str] = []
-    monkeypatch.setattr(disk.platform, "release", lambda: release)
+    monkeypatch.setattr(disk.os, "uname", lambda: SimpleNamespace(release=release))
     monkeypatch.setattr(disk, "sync", lambda path: asked.append(path.name))
     monkeypatch.setattr(disk, "sync_all", lambda descriptor: asked.append("all"))
     disk.sync_everything(tmp_path)

@@ -162,6 +162,7 @@ def test_wrong_values_are_refused_and_no_traceback(tmp_path: Path) -> None:
         "UPDATE facts SET value = 1e30 WHERE name = 'width'",
         "UPDATE entries SET vector = NULL",
         "UPDATE entries SET passage = 'x'",
+        "UPDATE entries SET passage = ''",
         "UPDATE entries SET vector = x'01'",
         "UPDATE passages SET text = NULL",
         "UPDATE passages SET text = x'ff'",
