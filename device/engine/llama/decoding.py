@@ -65,7 +65,7 @@ class LlamaDecoder:
                 and not sampling.penalized
                 and sampling.top_logprobs is None
             )
-            if sampling.trigger and self._forgets:
+            if sampling.trigger and sampling.trigger.keeps_figures and self._forgets:
                 yield from self._calling(picker, prompt[-1], first, room, clock, cancelled)
                 return
             yield first

@@ -124,3 +124,18 @@ def test_after_a_call_was_taken_back_the_memory_is_what_was_said(tmp_path: Path)
     assert first == second
     used.close()
     fresh.close()
+
+
+def test_arguments_of_free_texts_are_sent_as_they_come(plain: Engine) -> None:
+    trigger = Trigger("7", keeps_figures=False)
+    asked = Sampling(
+        max_tokens=12,
+        grammar='root ::= "7" [a-c]{20}',
+        trigger=trigger,
+        logit_bias=((SEVEN, 100.0),),
+    )
+    steps = plain.generate(QUESTION, asked)
+    first = [next(steps).text for _ in range(3)]
+    assert first[:2] == ["7", "7"]
+    assert first[2] in "abc"
+    steps.close()
