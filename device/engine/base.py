@@ -74,6 +74,8 @@ class Trigger:
     """Text that must come between the trigger and what the grammar describes."""
     anywhere: bool = True
     """Whether it may come after other text; if not, it is how the answer begins."""
+    keeps_figures: bool = True
+    """Whether what follows is given up where the grammar refuses a figure (ADR 20)."""
 
 
 @dataclass(frozen=True)

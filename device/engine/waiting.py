@@ -1,7 +1,7 @@
 """The free part of an answer, before the text that begins a tool call. Standard library only.
 
 The rule to keep: a token that completes the trigger and goes on otherwise than a call does is not
-chosen, for the grammar could not take it.
+chosen, for the grammar could not take it. After a call was taken back, none is begun again.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,10 @@ class Step:
 class Waiting:
     """Waits for a trigger in the text of an answer."""
 
-    def __init__(self, trigger: Trigger) -> None:
+    def __init__(self, trigger: Trigger, *, shut: bool = False) -> None:
+        """Wait for a trigger; if it is `shut`, no token completes it, nor begins it next."""
         self._trigger = trigger
+        self._shut = self._begins_text = shut
         self._text = trigger.text.encode()
         self._head = trigger.head.encode()
         self._said = b""
@@ -41,13 +43,26 @@ class Waiting:
             found = said.find(self._text)
 
         if found < 0:
+            if self._begins_text and self._opens(said):
+                return None
             return Step(said[-(len(self._text) - 1) :] if self._trigger.anywhere else said)
 
         beyond = said[found + len(self._text) :]
-        return Step(b"", beyond) if self._head.startswith(beyond) else None
+        return Step(b"", beyond) if self._head.startswith(beyond) and not self._shut else None
+
+    @property
+    def opens(self) -> bool:
+        """Whether the text so far may be the beginning of a trigger."""
+        return self._opens(self._said)
+
+    def _opens(self, said: bytes) -> bool:
+        if not self._trigger.anywhere:
+            return self._text.startswith(said[: len(self._text)])
+        return any(said.endswith(self._text[:length]) for length in range(1, len(self._text)))
 
     def accept(self, step: Step) -> bool:
         """Take a step; return whether the trigger is complete."""
+        self._begins_text = False
         self._said = step.said[: len(self._text)] if not self._trigger.anywhere else step.said
         if step.beyond is None:
             return False

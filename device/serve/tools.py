@@ -22,6 +22,8 @@ MAX_TOOLS_BYTES = 1 << 16
 MAX_CALLS = 8
 """Maximum number of calls in one answer."""
 FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
+_BOUNDS = ('"integer"', '"number"', '"pattern"', '"format"', '"enum"', '"const"')
+"""What a schema says where its grammar may refuse a figure; texts alone are free."""
 _NAME = re.compile("[a-zA-Z0-9_-]{1,64}")
 _FUNCTION = {"name": str, "description": str, "parameters": dict, "strict": bool}
 """Fields of a function → their kinds."""
@@ -62,7 +64,8 @@ class Tools:
 
         whole = self.must or answer is not None
         grammar = schema.calls(schemas, markup, most, whole=whole, answer=answer)
-        trigger = Trigger(markup.trigger, markup.head, markup.anywhere)
+        bounded = any(mark in json.dumps(schemas) for mark in _BOUNDS)
+        trigger = Trigger(markup.trigger, markup.head, markup.anywhere, bounded)
         return replace(
             sampling, grammar=grammar, trigger=None if whole else trigger, calls_tools=True
         )

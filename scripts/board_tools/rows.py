@@ -32,8 +32,13 @@ WORDINGS = tuple(HERE / f"{name}.txt" for name in ("wordings", "values", "no_cal
 DEVELOPMENT = HERE / "development.txt"
 RECIPE = Path(__file__).parents[2] / "recipes" / "board-tools"
 DRAWN, AUTHORS = RECIPE / "drawn.jsonl", RECIPE / "authors.jsonl"
-COUNTS = {"one": 350, "none": 450, "pair": 100, "two": 100, "later": 100}
-"""Rows of each kind; `later` is a value that was asked for and told in the next turn."""
+COUNTS = {"one": 350, "hours": 400, "none": 700, "pair": 100, "two": 100, "later": 100}
+"""Rows of each kind.
+
+`hours` are restarts at a time, and `later` is a value that was asked for and told in the next turn.
+"""
+TELLINGS = {"reboot_at": 3}
+"""How often an author's wish is told again with another value; once for every other tool."""
 SEED = 18
 
 NO_CALL = "I have no tool for that."
@@ -222,12 +227,12 @@ class Draws:
             return self._pair()
         if kind == "later":
             return self._later()
-        wording = self._choice(kind)
+        wording = self._choice("one", "reboot_at <") if kind == "hours" else self._choice(kind)
         text, answer = drawn(wording, self._draw)
         return [in_mood(text, wording.mood, self._draw)], answer
 
     def _choice(self, kind: str, tool: str = "") -> Wording:
-        some = [each for each in self._kinds[kind] if each.answer.split()[0].startswith(tool)]
+        some = [each for each in self._kinds[kind] if each.answer.startswith(tool)]
         return self._draw.choices(some, [each.weight for each in some])[0]
 
     def _pair(self) -> tuple[list[str], Answer]:
@@ -253,6 +258,11 @@ class Draws:
         key = "percent" if name == "fan_speed" else "time" if name == "reboot_at" else "mode"
         turns = [typed(asked, self._draw), question, typed(told, self._draw)]
         return turns, [(name, {key: value})]
+
+
+def _only_tool(line: Line) -> str:
+    """Return the tool that a line calls; empty if it calls none, or several."""
+    return line.answer[0][0] if not isinstance(line.answer, str) and len(line.answer) == 1 else ""
 
 
 def _row(turns: Sequence[str], answer: Answer) -> dict[str, Any]:
@@ -307,7 +317,8 @@ def author_rows(
     seen = {plain_key(each) for each in written}
     rows, near = [], 0
     for line in lines:
-        for each in (line, renewed(line, draw)):
+        tellings = TELLINGS.get(_only_tool(line), 1)
+        for each in (line, *(renewed(line, draw) for _ in range(tellings))):
             if each is None or (key := plain_key(each.wish)) in seen:
                 continue
             seen.add(key)

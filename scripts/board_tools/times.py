@@ -35,7 +35,8 @@ def _am_pm(draw: random.Random, hour: int, minute: int) -> Value:
     words = draw.random() < 0.25
     text = in_words(shown) if words else str(shown)
     if minute:
-        text = f"{text} {in_words(minute)}" if words else f"{text}:{minute:02}"
+        mark = draw.choice("::.")
+        text = f"{text} {in_words(minute)}" if words else f"{text}{mark}{minute:02}"
     mark = draw.choice((f" {half}", half if not words else f" {half}", f" {half[0]}.m."))
     return text + mark, f"{hour:02}:{minute:02}"
 

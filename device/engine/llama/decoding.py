@@ -37,6 +37,7 @@ class LlamaDecoder:
         takes_back = not (
             llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
         )
+        self._forgets = takes_back
         self._speculates = speculative and takes_back
         self._budget = DraftBudget()
         self.exact: dict[tuple[int, bool], bool] = {}
@@ -58,13 +59,16 @@ class LlamaDecoder:
         picker = Picker(self._ctx, self._vocab, sampling)
         try:
             first = picker.pick()
-            yield first
             greedy = (
                 sampling.temperature == 0
                 and not sampling.grammar
                 and not sampling.penalized
                 and sampling.top_logprobs is None
             )
+            if sampling.trigger and sampling.trigger.keeps_figures and self._forgets:
+                yield from self._calling(picker, prompt[-1], first, room, clock, cancelled)
+                return
+            yield first
             if greedy and self._speculates:
                 yield from self._drafting(picker, [*prompt, first[0]], room - 1, clock, cancelled)
             else:
@@ -80,6 +84,40 @@ class LlamaDecoder:
             yield chosen
             token = chosen[0]
             room -= 1
+
+    def _calling(
+        self,
+        picker: Picker,
+        before: int,
+        first: Chosen,
+        room: int,
+        clock: Clock,
+        cancelled: Callable[[], bool],
+    ) -> Stream:
+        """Yield an answer that may call tools: what may be a call is held until it is over.
+
+        A call with a figure that the grammar would change is taken back, and the answer goes on in
+        words from `before`, the token after which it began.
+        """
+        said: list[int] = []
+        held = [first]
+        while True:
+            last = held[-1][0]
+            over = llama.llama_vocab_is_eog(self._vocab, last)
+            if picker.changes_figure:
+                self._take_back(len(self._sequence) - len(held))
+                self._sequence.decode([before])
+                picker.take_back(said)
+                held = [picker.pick()]
+                continue
+            is_over = over or len(said) + len(held) >= room or cancelled()
+            if is_over or not picker.may_call:
+                yield from self._handed_out(held)
+                said += (token for token, _ in held)
+                before, held = last, []
+            if is_over:
+                return
+            held.append(self._step(picker, last, clock))
 
     def _step(self, picker: Picker, token: int, clock: Clock) -> Chosen:
         began = time.perf_counter()
@@ -112,20 +150,20 @@ class LlamaDecoder:
             for right, token in zip(draft, tokens, strict=False):
                 self._budget.saw(right=right == token)
 
-            yield from self._handed_out(tokens)
+            yield from self._handed_out([(token, []) for token in tokens])
             for token in tokens:
                 lookup.add(token)
 
             last = tokens[-1]
             room -= len(tokens)
 
-    def _handed_out(self, tokens: list[int]) -> Stream:
+    def _handed_out(self, tokens: Sequence[Chosen]) -> Stream:
         """Yield tokens; take those that the reader does not want out of memory again."""
         end = len(self._sequence)
         taken = 0
         try:
-            for taken, token in enumerate(tokens, 1):  # noqa: B007
-                yield token, []
+            for taken, chosen in enumerate(tokens, 1):  # noqa: B007
+                yield chosen
         finally:
             self._take_back(end - len(tokens) + taken)
 

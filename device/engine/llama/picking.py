@@ -4,12 +4,16 @@ llama.cpp ends the process when a grammar is told of a token that it does not al
 is tested against the grammar first, and so is its text: llama.cpp's decoder takes the bytes C0 40
 for the character 0, which its test of a token lets through and its grammar does not. An answer
 under a grammar is whole UTF-8, whatever the model's tokens are.
+
+A grammar that refuses a figure changes it: `140` at most 100 becomes 14. Where an answer may call
+tools and need not, that is noted, for the call is not what the model would say (ADR 20).
 """
 
 import codecs
 import ctypes
 import math
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from llama_cpp import llama_cpp as llama
@@ -22,6 +26,8 @@ from device.errors import DeviceError
 
 _NEVER = -9999.0
 """Log-probability that OpenAI's API gives for a probability of 0."""
+_BEFORE_FIGURES = frozenset(bytes([each]) for each in b'0123456789":=-.,[( ')
+"""What a figure in a call's arguments goes on from, or begins after."""
 _WORDS = 3
 """32-bit words of a llama_token_data: id, logit, p."""
 
@@ -44,6 +50,27 @@ class Picker:
         self._chain = opening.sampler(vocab, sampling)
         self._unfinished = b""
         """Bytes of a character of the held answer that is not whole yet."""
+        self._last = b""
+        """Last byte of a call so far."""
+        self.changes_figure = False
+        """Whether the grammar of a call refused a figure that the model would have said."""
+
+    @property
+    def may_call(self) -> bool:
+        """Whether the tokens so far may be the beginning of a call, or are one."""
+        return self._waits.opens if self._waits else self._sampling.trigger is not None
+
+    def take_back(self, said: Sequence[int]) -> None:
+        """Go on after the tokens that were `said`, in words: no call is begun any more."""
+        if self._grammar:
+            llama.llama_sampler_free(self._grammar)
+            self._grammar = None
+        assert self._sampling.trigger
+        self._waits = Waiting(self._sampling.trigger, shut=True)
+        self.changes_figure = False
+        llama.llama_sampler_reset(self._chain)
+        for token in said:
+            llama.llama_sampler_accept(self._chain, token)
 
     def pick(self, row: int = -1) -> Chosen:
         """Return the token that follows a row of the last batch."""
@@ -65,14 +92,24 @@ class Picker:
         """Return the choice among the tokens that the grammar allows."""
         if self._sampling.penalized:
             # The chain counts each token that it chooses, so it must not choose a wrong one first.
+            self._note(_Scores(self._ctx, row, self._size).chosen(self._chain, set()))
             token = self._allowed(row)
             llama.llama_sampler_accept(self._chain, token)
         else:
             token = llama.llama_sampler_sample(self._chain, self._ctx, row)
+            self._note(token)
             token = token if self._allows(token) else self._allowed(row)
         llama.llama_sampler_accept(self._grammar, token)
+        self._last = self._piece(token)[-1:] or self._last
         self._unfinished = self._left_after(token) or b""
         return token
+
+    def _note(self, token: int) -> None:
+        """Note whether a token is a part of a figure that the grammar of a call refuses."""
+        first = self._piece(token)[:1]
+        is_figure = (first.isdigit() or first == b"-") and self._last in _BEFORE_FIGURES
+        if self._sampling.trigger and is_figure and not self._allows(token):
+            self.changes_figure = True
 
     def _free(self, waits: Waiting, row: int) -> int:
         """Return the choice among all tokens, but none that begins a call as no call begins."""

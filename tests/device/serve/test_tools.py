@@ -428,3 +428,23 @@ def draw_all(folder: Path, template: str, rounds: Rounds, *more: dict[str, Any])
         rounds.saw(f"{len(calls)} call of {calls[0]['function']['name']}")
     if model:
         model.engine.close()
+
+
+FREE = {
+    "type": "function",
+    "function": {
+        "name": "say",
+        "parameters": {"type": "object", "properties": {"text": {"type": "string"}}},
+    },
+}
+
+
+@pytest.mark.parametrize(("tools", "keeps"), [([LED], True), ([FREE], False), ([FREE, LED], True)])
+def test_a_call_is_held_until_it_is_over_where_a_figure_may_be_refused(
+    tools: list[dict[str, Any]], keeps: bool
+) -> None:
+    asked = read_tools({"tools": tools})
+    assert asked is not None
+    trigger = asked.held(Sampling(), markups.HERMES).trigger
+    assert trigger is not None
+    assert trigger.keeps_figures is keeps

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from device.engine import load
-from device.engine.base import Engine, Sampling, Settings
+from device.engine.base import Engine, Sampling, Settings, Trigger
 from tests.fakes.tiny_gguf import tiny_gguf
 
 QUESTION = list(b"<|im_start|>user\n")
@@ -52,3 +52,90 @@ def test_a_token_that_came_comes_less_with_a_repeat_penalty(tmp_path: Path) -> N
     model.close()
     assert kinds == sorted(kinds)
     assert kinds[0] < kinds[2]
+
+
+SEVEN, LETTER = ord("7"), ord("x")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    loaded = load(tiny_gguf(tmp_path_factory.mktemp("plain") / "tiny.gguf"), Settings(context=256))
+    yield loaded
+    loaded.close()
+
+
+def answered(engine: Engine, token: int, grammar: str, trigger: str, **more: float) -> str:
+    """Return what a model says that would say one token for ever, if it may call."""
+    asked = Sampling(
+        max_tokens=12,
+        grammar=grammar,
+        trigger=Trigger(trigger) if trigger else None,
+        logit_bias=((token, 100.0),),
+        **more,
+    )
+    return "".join(step.text for step in engine.generate(QUESTION, asked))
+
+
+@pytest.mark.parametrize("sampling", [{}, {"frequency_penalty": 0.5}, {"temperature": 0.1}])
+def test_a_call_whose_figure_the_grammar_would_change_becomes_words(
+    plain: Engine, sampling: dict[str, float]
+) -> None:
+    text = answered(plain, SEVEN, 'root ::= "7" [0-3]', "7", **sampling)
+    assert "7" not in text
+    assert len(text) > 2
+    beginning = answered(plain, SEVEN, 'root ::= "7" [0-3]', "77", **sampling)
+    assert "77" not in beginning
+    assert beginning[0] != "7"
+
+
+def test_a_call_stays_whose_figures_are_allowed_or_whose_letters_are_not(plain: Engine) -> None:
+    assert answered(plain, SEVEN, "root ::= [0-9]{20}", "7") == "7" * 12
+    assert answered(plain, LETTER, 'root ::= "x" [a-c]', "x")[:2] == "xx"
+    assert len(answered(plain, LETTER, 'root ::= "x" [a-c]', "x")) == 3
+
+
+def test_an_answer_that_must_call_keeps_to_the_grammar(plain: Engine) -> None:
+    text = answered(plain, SEVEN, 'root ::= "7" [0-3]', "")
+    assert text[0] == "7"
+    assert text[1] in "0123"
+
+
+def test_after_a_call_was_taken_back_the_memory_is_what_was_said(tmp_path: Path) -> None:
+    path = tiny_gguf(tmp_path / "tiny.gguf")
+    used, fresh = (load(path, Settings(context=256, threads=1)) for _ in range(2))
+    said = [
+        step.id
+        for step in used.generate(
+            QUESTION,
+            Sampling(
+                max_tokens=12,
+                grammar='root ::= "7" [0-3]',
+                trigger=Trigger("7"),
+                logit_bias=((SEVEN, 100.0),),
+            ),
+        )
+        if step.id is not None
+    ]
+    after = [*QUESTION, *said, *QUESTION]
+    first, second = (
+        [step.id for step in each.generate(after, Sampling(max_tokens=20))]
+        for each in (used, fresh)
+    )
+    assert first == second
+    used.close()
+    fresh.close()
+
+
+def test_arguments_of_free_texts_are_sent_as_they_come(plain: Engine) -> None:
+    trigger = Trigger("7", keeps_figures=False)
+    asked = Sampling(
+        max_tokens=12,
+        grammar='root ::= "7" [a-c]{20}',
+        trigger=trigger,
+        logit_bias=((SEVEN, 100.0),),
+    )
+    steps = plain.generate(QUESTION, asked)
+    first = [next(steps).text for _ in range(3)]
+    assert first[:2] == ["7", "7"]
+    assert first[2] in "abc"
+    steps.close()
