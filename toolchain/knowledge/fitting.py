@@ -43,17 +43,19 @@ least, so that a few questions do not decide that nothing is known."""
 NEARLY = 0.965
 """Share of the most right answers that a candidate keeps, at least."""
 DEFAULT = {
-    "words": 0.05,
+    "words": 0.2,
     "unanswered": 1.0,
-    "next": 0.0,
-    "rivalry": 0.0,
+    "next": 6.0,
+    "rivalry": 0.05,
     "threshold": 0.0,
     "bare": 0.0,
     "bare_next": 0.0,
     "bare_threshold": 0.0,
 }
-"""Where nobody wrote questions to fit with: passages are found, and none is refused unless a
-question without an answer is nearer."""
+"""Where nobody wrote questions to fit with; `unfitted.with_limit` adds the limits."""
+# Of four sets of documents that nobody fitted, 190, 215, 100 and 44 questions were answered wrongly
+# in 13, 24, 3 and 7 %; without rivals and with 0.05 for words in 21, 40, 14 and 18 %. Shares for
+# words from 0.05 to 0.3 and for rivals from 0 to 16 were tried on the first three.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,10 +27,20 @@ def test_equal_likeness_is_refused() -> None:
     assert judge(trial(0.31).compared, fitted).known
 
 
-@pytest.mark.parametrize(("likeness", "limit"), [(0.95, MOST), (-0.5, 0.000001)])
-def test_the_limit_stays_within_what_cosines_mean(likeness: float, limit: float) -> None:
+@pytest.mark.parametrize(("likeness", "limit"), [(0.95, MOST), (-0.5, -0.499999)])
+def test_the_limit_is_theirs_but_no_higher_than_common_knowledge(
+    likeness: float, limit: float
+) -> None:
     fitted = with_limit(DEFAULT, [trial(likeness)] * 30)
     assert fitted["threshold"] == fitted["bare_threshold"] == limit
+
+
+def test_of_two_passages_that_are_as_near_none_is_sure() -> None:
+    fitted = with_limit(DEFAULT, [trial(0.3)] * 30)
+    alone = Compared(like={1: 0.45, 2: 0.2}, common={1: 0.0, 2: 0.0}, unanswered=0.0)
+    rivals = Compared(like={1: 0.45, 2: 0.44}, common={1: 0.0, 2: 0.0}, unanswered=0.0)
+    assert judge(alone, fitted).known
+    assert not judge(rivals, fitted).known
 
 
 def test_general_questions_have_no_passage() -> None:
