@@ -2,9 +2,14 @@
 
 import pytest
 
-from toolchain.knowledge.fitting import DEFAULT, Trial, judge
-from toolchain.knowledge.unfitted import MOST, general_questions, with_limit
+from toolchain.knowledge.fitting import DEFAULT, Fitted, Trial, judge
+from toolchain.knowledge.unfitted import MOST, common_questions
+from toolchain.knowledge.unfitted import with_limit as with_weighted_limit
 from toolchain.runtime.recall import Compared
+
+
+def with_limit(fitted: Fitted, general: list[Trial]) -> Fitted:
+    return with_weighted_limit(fitted, general, [1.0] * len(general))
 
 
 def trial(likeness: float) -> Trial:
@@ -43,7 +48,61 @@ def test_of_two_passages_that_are_as_near_none_is_sure() -> None:
     assert not judge(rivals, fitted).known
 
 
-def test_general_questions_have_no_passage() -> None:
-    asked = general_questions()
-    assert len(asked) > 100
-    assert not any(each.right or each.also for each in asked)
+ENGLISH = "The door of the workshop is locked at six, and the key is with the porter."
+SHORT = "工作室的门六点上锁，钥匙在门卫那里，请提前登记。"
+CHINESE = SHORT * 2
+GERMAN = "Die Tür der Werkstatt wird um sechs abgeschlossen, und der Schlüssel ist beim Pförtner."
+
+
+def languages(texts: list[str]) -> dict[str, float]:
+    """Return how much the questions in each language count together, for some documents."""
+    counted: dict[str, float] = {}
+    for each in common_questions(texts):
+        assert not each.written.right
+        assert not each.written.also
+        code = next(
+            (
+                code
+                for code, known in {"de": "Wie heißt", "zh": "首都", "en": "capital of"}.items()
+                if known in each.written.question
+            ),
+            "other",
+        )
+        counted[code] = counted.get(code, 0.0) + each.weight
+    return counted
+
+
+def test_common_questions_are_in_the_languages_of_the_documents() -> None:
+    assert set(languages([ENGLISH])) == {"en", "other"}
+    assert set(languages([GERMAN])) == {"de", "other"}
+    assert set(languages([GERMAN, CHINESE, ENGLISH])) == {"en", "de", "zh", "other"}
+    assert set(languages([ENGLISH] * 99 + [CHINESE])) == {"en", "other"}
+    assert set(languages([SHORT] * 3)) == {"zh", "other"}
+
+
+@pytest.mark.parametrize("texts", [[], ["12"], ["Η πόρτα του εργαστηρίου κλειδώνει στις έξι."]])
+def test_where_a_language_has_no_questions_english_ones_are_asked(texts: list[str]) -> None:
+    assert "en" in languages(texts)
+    assert len(common_questions(texts)) > 100
+
+
+def test_a_language_counts_by_its_share_of_the_documents() -> None:
+    texts = [GERMAN] * 3 + [CHINESE]
+    total = sum(each.weight for each in common_questions(texts))
+    assert total == pytest.approx(4.0)
+    german = sum(each.weight for each in common_questions([GERMAN] * 3))
+    assert german == pytest.approx(3.0)
+
+
+def test_a_heavy_question_takes_what_is_allowed() -> None:
+    general = [trial(0.1), *(trial(0.001 * number) for number in range(50))]
+    light = with_weighted_limit(DEFAULT, general, [1.0] * 51)
+    heavy = with_weighted_limit(DEFAULT, general, [10.0] + [1.0] * 50)
+    assert light["threshold"] < 0.1 < heavy["threshold"]
+
+
+def test_every_language_has_questions_enough_and_none_twice() -> None:
+    for text in (ENGLISH, GERMAN, CHINESE):
+        asked = [each.written.question for each in common_questions([text])]
+        assert len(asked) >= 40
+        assert len(set(asked)) == len(asked)
