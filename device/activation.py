@@ -11,6 +11,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,9 +222,17 @@ def _refuse_taken_port(store: Store, requested: Deployment) -> None:
 
 
 def run_verb(
-    store: Store, requested: Deployment, verb: str, limit_s: float, *words: str
+    store: Store,
+    requested: Deployment,
+    verb: str,
+    limit_s: float,
+    *words: str,
+    around: Callable[["subprocess.Popen[bytes]"], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, Any]:
-    """Return the JSON that a verb of the runtime prints: `selftest`, `check` or `search`."""
+    """Return the JSON that a verb of the runtime prints: `selftest`, `check` or `search`.
+
+    The block `around` the process lasts until it ends.
+    """
     command = [*service.python_command(store, requested.runtime), verb, *words]
     with subprocess.Popen(
         command,
@@ -233,7 +243,8 @@ def run_verb(
         preexec_fn=die_with_parent,
     ) as child:
         try:
-            output, errors = child.communicate(timeout=limit_s)
+            with around(child):
+                output, errors = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired as error:
             os.killpg(child.pid, signal.SIGKILL)
             raise DeviceError(

@@ -8,11 +8,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from device import disk
 from device.disk import make_folder, remove, sync, write_new
 from device.errors import DeviceError
-from device.locks import locked
+from device.locks import holder, locked
 from device.manifest import (
     BUNDLE_MANIFEST,
     RUNTIME_MANIFEST,
@@ -48,13 +49,21 @@ class Contents:
 
         Raise DeviceError `busy` if another change keeps it longer than `wait_s`.
         """
-        busy = DeviceError(
+        with locked(self.root / "lock", wait_s, self._busy):
+            yield
+
+    def changing(self) -> "dict[str, Any] | None":
+        """Return verb, process and seconds of the change that is under way; None without one."""
+        return holder(self.root / "lock")
+
+    def _busy(self) -> DeviceError:
+        other = self.changing() or {}
+        who = ": `{verb}`, process {pid}, for {seconds} s".format(**other) if other else ""
+        return DeviceError(
             "busy",
-            "another push or activation is under way on this board",
+            f"another push or activation is under way on this board{who}",
             "wait for it; one that was cut off lets go within a minute",
         )
-        with locked(self.root / "lock", wait_s, busy):
-            yield
 
     def blob(self, digest: str) -> Path:
         """Return the path of a blob, whether it exists or not."""

@@ -380,16 +380,35 @@ def measuring(root: str) -> Optional[Facts]:
     """Return verb, process and seconds of the measurement that goes on; None if there is none."""
     try:
         note = json.loads(_text(os.path.join(root, "run", MEASURING + ".json")))
-        verb, pid = str(note["verb"])[:20], int(note["pid"])
+        verb, pid, started = str(note["verb"])[:20], int(note["pid"]), int(note["started"])
         seconds = max(0, int(uptime_s() - float(note["began"])))
-        words = (_content("/proc/{}/cmdline".format(pid)) or b"").split(b"\0")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
-    # After a power cut the number in a note may be another process's.
-    if b"leased" not in words:
+    # The number in a note may be another process's by now, which then began at another moment.
+    if started != started_ticks(pid):
         return None
     return {"verb": verb, "pid": pid, "seconds": seconds}
+
+
+def process(pid: int) -> Facts:
+    """Return verb, number and age in seconds of a process that runs a verb of ours."""
+    words = (_content("/proc/{}/cmdline".format(pid)) or b"").split(b"\0")
+    # `python3 -sE AGENT VERB …`
+    place = words.index(b"-sE") + 2 if b"-sE" in words else len(words)
+    verb = words[place].decode("ascii", "replace") if place < len(words) else "another program"
+    seconds = uptime_s() - (started_ticks(pid) or 0) / os.sysconf("SC_CLK_TCK")
+    return {"verb": verb[:20], "pid": pid, "seconds": max(0, int(seconds))}
+
+
+def started_ticks(pid: int) -> Optional[int]:
+    """Return when a process began, in the kernel's ticks since the board was switched on.
+
+    None if it is gone.
+    """
+    # The name in brackets may hold anything, brackets and spaces too (proc_pid_stat(5)).
+    fields = _text("/proc/{}/stat".format(pid)).rpartition(")")[2].split()
+    return int(fields[19]) if len(fields) > 19 and fields[0] not in ("Z", "X") else None
 
 
 def uptime_s() -> float:

@@ -164,9 +164,12 @@ class Ring:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         disk.make_folder(self._folder)
-        busy = DeviceError("busy", "another process is writing feedback", "try again", status=503)
-        with locked(self._folder / "lock", _LOCK_S, busy):
+        with locked(self._folder / "lock", _LOCK_S, _busy):
             yield
+
+
+def _busy() -> DeviceError:
+    return DeviceError("busy", "another process is writing feedback", "try again", status=503)
 
 
 def ring_of(bundle: Path, size_bytes: int) -> "Ring | None":

@@ -2,32 +2,31 @@
 
 A measurement is of no use to anybody else. Without a terminal sshd leaves a command running whose
 host was killed, and of a cable that was pulled it hears nothing. So the host writes a newline on
-standard input every few seconds. End of file, or a long silence, ends the verb. The rules: one
-measurement at a time, and the service is never touched.
+standard input every few seconds. End of file, or a long silence, ends the verb. The search of
+`calibrate` ends alike (device/calibration.py). The rules: one measurement at a time, and `leased`
+never touches the service.
 """
 
 import argparse
 import os
 import select
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from device import disk
 from device.child import die_with_parent
 from device.errors import DeviceError
-from device.facts import MEASURING, measuring, uptime_s
+from device.facts import MEASURING, measuring, started_ticks, uptime_s
 from device.locks import locked
+from device.manifest.leases import IN_RUNTIME, SILENT_S, WAIT_S
 from device.service import python_command
 from device.store import Store
-
-SILENT_S = 60.0
-"""Seconds without a byte of the host after which it counts as gone."""
-WAIT_S = 75.0
-"""Seconds to wait for another measurement: longer than one can outlive its host."""
-VERBS = ("bench", "check")
 
 
 def leased(argv: list[str]) -> int:
@@ -39,24 +38,55 @@ def leased(argv: list[str]) -> int:
     store = Store(options.root)
     command = [*python_command(store, options.runtime), options.verb, *options.words]
 
-    with _alone(store.root / "run", options.verb):
+    with alone(store.root / "run", options.verb):
         code = _run(command, options.silent)
 
     return code if code >= 0 else 128 - code
 
 
 @contextmanager
-def _alone(run: Path, verb: str) -> Iterator[None]:
+def alone(run: Path, verb: str) -> Iterator[None]:
     """Hold the lock of measurements, with a note of who measures; both end with this process."""
-    with locked(run / f"{MEASURING}.lock", WAIT_S, _busy(run.parent)):
+    with locked(run / f"{MEASURING}.lock", WAIT_S, partial(_busy, run.parent)):
         note = run / f"{MEASURING}.json"
         with suppress(OSError):  # a disk that takes no byte any more can be measured, too
-            disk.write_note(note, {"verb": verb, "pid": os.getpid(), "began": uptime_s()})
+            own = {"pid": os.getpid(), "started": started_ticks(os.getpid())}
+            disk.write_note(note, {"verb": verb, "began": uptime_s(), **own})
         try:
             yield
         finally:
             with suppress(OSError):
                 disk.remove(note)
+
+
+@contextmanager
+def ends_with_host(child: "subprocess.Popen[bytes]", silent_s: float) -> Iterator[None]:
+    """Kill a child and its group if the host goes before the end of this block.
+
+    Raise DeviceError `cut` at its end then. The child leads a group.
+    """
+    over, open_end = os.pipe()
+    gone: "list[DeviceError]" = []
+
+    def follow() -> None:
+        try:
+            _follow_host(over, silent_s)
+        except DeviceError as error:
+            gone.append(error)
+            if child.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        os.close(open_end)
+        follower.join()
+        os.close(over)
+    if gone:
+        raise gone[0]
 
 
 def _busy(root: Path) -> DeviceError:
@@ -109,6 +139,6 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--runtime", required=True)
     parser.add_argument("--silent", type=float, default=SILENT_S, metavar="SECONDS")
-    parser.add_argument("verb", choices=VERBS)
+    parser.add_argument("verb", choices=IN_RUNTIME)
     parser.add_argument("words", nargs=argparse.REMAINDER)
     return parser.parse_args(argv)

@@ -118,6 +118,7 @@ def stop(argv: list[str]) -> int:
 def _state(store: Store) -> dict[str, Any]:
     # The file that a name stands for may have rotted; the notes of the last commit say it too.
     current = store.current() or store.confirmed()
+    changing = store.changing()  # before a look at the service, which may take the lock itself
     return {
         "root": str(store.root),
         "release": _described(store, current),
@@ -130,6 +131,7 @@ def _state(store: Store) -> dict[str, Any]:
         "store_bytes": store.size_bytes(),
         "service": _service_state(store, current) if current else None,
         "measuring": measuring(str(store.root)),
+        "changing": changing,
     }
 
 

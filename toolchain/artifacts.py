@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 from device.manifest import read_bounded
 from toolchain import extras
 from toolchain.config import Frozen
+from toolchain.digests import file_digest
 from toolchain.errors import ArtifactError
 from toolchain.figures import (
     BundleFigures,
@@ -488,28 +489,23 @@ def files_in(path: Path, *, without: Sequence[str] = ()) -> list[Path]:
     )
 
 
-def digest(path: Path, *, without: Sequence[str] = ()) -> str:
+def digest(path: Path, *, without: Sequence[str] = (), anew: bool = False) -> str:
     """Return the sha256 of a file, or of a folder's relative paths and bytes.
 
-    The files `without` are left out.
+    The files `without` are left out; `anew` reads also what was read lately (toolchain/digests.py).
     """
     if path.is_file():
-        return file_digest(path)
+        return file_digest(path, anew=anew)
     total = hashlib.sha256()
     for file in files_in(path, without=without):
-        total.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
+        own = file_digest(file, anew=anew)
+        total.update(f"{file.relative_to(path).as_posix()}\0{own}\n".encode())
     return total.hexdigest()
 
 
 def value_digest(value: object) -> str:
     """Return the sha256 of what a value of plain texts and numbers is written as."""
     return hashlib.sha256(repr(value).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def size_bytes(path: Path) -> int:

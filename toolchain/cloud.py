@@ -210,7 +210,7 @@ def mend(work: Path) -> list[str]:
         # What a kill left of a file that was being replaced is none of the outputs.
         file.with_name(f".{RECORD}.part").unlink(missing_ok=True)
         record = recorded(file.parent)
-        if record is None or digest(file.parent) != record.digest:
+        if record is None or digest(file.parent, anew=True) != record.digest:
             file.unlink()
             broken.append(file.parent.name)
     return broken

@@ -5,7 +5,9 @@ Of several formats of one model the recipe's `choose` says which one stays on th
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -223,6 +225,17 @@ def look_first(address: str, terms: Terms) -> Seen:
         facts, stored = Device(connection).look()
         refuse_board(address, facts)
         return Seen(facts=facts, stored=stored, at_s=time.monotonic())
+
+
+@contextmanager
+def looking_first(address: str, terms: Terms) -> Iterator[Callable[[], Seen]]:
+    """Look at a board while this computer looks at its recipe; yield what waits for the result.
+
+    It raises as `look_first` does.
+    """
+    # A login and a start of Python take as long as the checks here, and more on a board.
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(look_first, address, terms).result
 
 
 def _try(

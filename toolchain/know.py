@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from device.manifest import EMBEDDER, KNOWLEDGE, read_runtime
 from device.manifest.knowledge import POOLING
-from toolchain.artifacts import Knowledge, Work, digest, file_digest, keep, value_digest
+from toolchain.artifacts import Knowledge, Work, digest, keep, value_digest
+from toolchain.digests import file_digest
 from toolchain.errors import GateError
 from toolchain.figures import KnowledgeFigures, SearchScores
 from toolchain.knowledge import fitting

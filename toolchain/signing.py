@@ -196,7 +196,8 @@ def refuse_changed(manifest: Path) -> None:
         return
 
     record = recorded(folder)
-    if record is None or record.digest != digest(folder, without=(manifest.name + SUFFIX,)):
+    bytes_now = digest(folder, without=(manifest.name + SUFFIX,), anew=True)
+    if record is None or record.digest != bytes_now:
         raise TrustError(
             f"{folder.name}: not what its {RECORD} says: the folder was changed after it was made",
             hint=_CHANGED_HINT,

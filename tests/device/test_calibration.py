@@ -1,16 +1,19 @@
 """A release is calibrated on its board: what was found runs, or everything is as it was."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from device import tuned
+from device import service, tuned
 from device.store import RELEASES, RUNTIMES, Store
+from tests.device.test_activation import processes
 from tests.device.test_store import add
 from tests.fakes.bundles import make_bundle, make_runtime
 from tests.fakes.ports import free_port
@@ -92,6 +95,84 @@ def test_a_search_that_fails_leaves_the_release_running_as_before(board: Board) 
     assert board.call("calibrate", "--budget", "1")["error"]["code"] == "unhealthy"
     assert tuned.read(board.bundle) == before
     assert board.healthy()
+
+
+def search_of(board: Board) -> "subprocess.Popen[bytes]":
+    """Start a search for a host that is alive, and return once it is under way."""
+    words = ["calibrate", "--root", str(board.store.root), "--leased", "--budget", "1"]
+    host = subprocess.Popen(
+        [sys.executable, "-sE", str(board.agent), *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    wait_until(lambda: searches(board))
+    return host
+
+
+def searches(board: Board) -> list[bytes]:
+    runtimes = os.fsencode(board.store.root / RUNTIMES)
+    return [words for words in processes() if runtimes in words and b"\0search\0" in words]
+
+
+def wait_until(said: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not said():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("board", [{"search": "hang"}], indirect=True)
+def test_a_search_ends_with_its_host_and_all_is_as_before(board: Board) -> None:
+    before = {"settings": {"threads": 1, "threads_batch": 1, "cpus": []}, "evidence": {}}
+    tuned.write(board.bundle, before)
+    host = search_of(board)
+    status = board.call("status")
+    assert (status["changing"]["verb"], status["changing"]["pid"]) == ("calibrate", host.pid)
+    assert (status["measuring"]["verb"], status["measuring"]["pid"]) == ("calibrate", host.pid)
+
+    said = json.loads(host.communicate(timeout=60)[0])  # which hangs up first
+    assert (said["error"]["code"], said["error"]["message"]) == (
+        "cut",
+        "the host hung up, so this ended",
+    )
+    assert searches(board) == []
+    assert tuned.read(board.bundle) == before
+    assert board.healthy()
+    status = board.call("status")
+    assert (status["changing"], status["measuring"]) == (None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("board", [{"search": "hang"}], indirect=True)
+def test_a_calibration_that_is_killed_leaves_a_service_that_starts_by_itself(
+    board: Board,
+) -> None:
+    port = board.call("status")["service"]["port"]
+    host = search_of(board)
+    host.kill()
+    host.communicate()
+    wait_until(lambda: not searches(board))
+    # No `status` here: that would start a supervisor which is missing.
+    wait_until(lambda: service.healthy(port))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("board", [{"search": "hang"}], indirect=True)
+def test_what_waits_for_a_calibration_is_told_of_it(board: Board) -> None:
+    host = search_of(board)
+    message = board.call("stop")["error"]["message"]
+    host.communicate(timeout=60)
+    assert f": `calibrate`, process {host.pid}, for " in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("board", [{"search": "hang"}], indirect=True)
+def test_a_service_that_its_owner_had_stopped_stays_stopped(board: Board) -> None:
+    board.call("stop")
+    search_of(board).communicate(timeout=60)
+    state = board.call("status")["service"]
+    assert (state["stopped"], state["healthy"]) == (True, False)
 
 
 def test_an_empty_board_has_nothing_to_calibrate(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from device import leased
 from device.errors import DeviceError
 from device.facts import measuring, uptime_s
+from device.manifest import leases
 
 RUNTIME = "a" * 64
 PROGRAM = """
@@ -156,6 +157,25 @@ def test_it_is_named_while_it_goes_on_and_not_afterwards(start: Start, root: Pat
     assert measuring(str(root)) is None
 
 
+def test_a_number_that_another_process_has_now_is_not_named(start: Start, root: Path) -> None:
+    child = start("sleep=600")
+    said(child)
+    file = root / "run" / "measuring.json"
+    note = json.loads(file.read_text())
+    assert measuring(str(root)) is not None
+    file.write_text(json.dumps({**note, "started": note["started"] - 1}))
+    assert measuring(str(root)) is None
+
+
+def test_a_note_of_a_process_that_nobody_waited_for_names_nobody(start: Start, root: Path) -> None:
+    child = start("sleep=600")
+    said(child)
+    child.kill()
+    wait_until_gone(child.pid)
+    assert (root / "run" / "measuring.json").exists()
+    assert measuring(str(root)) is None
+
+
 def test_a_second_one_is_refused_with_the_name_of_the_first(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +197,7 @@ def test_a_second_one_begins_once_the_first_has_lost_its_host(start: Start) -> N
 
 
 def test_an_orphan_cannot_outlast_the_wait_of_a_second_one() -> None:
-    assert leased.SILENT_S < leased.WAIT_S
+    assert leases.BEAT_S * 2 < leases.SILENT_S < leases.WAIT_S
 
 
 @pytest.mark.parametrize(
@@ -187,10 +207,12 @@ def test_an_orphan_cannot_outlast_the_wait_of_a_second_one() -> None:
         "[]",
         "null",
         '{"verb": "bench"}',
-        '{"verb": "bench", "pid": "x", "began": 1}',
-        '{"verb": "bench", "pid": -1, "began": 1}',
-        '{"verb": "bench", "pid": 1, "began": Infinity}',
-        '{"verb": "bench", "pid": 1e400, "began": 1}',
+        '{"verb": "bench", "pid": 1, "began": 1}',
+        '{"verb": "bench", "pid": "x", "began": 1, "started": 1}',
+        '{"verb": "bench", "pid": -1, "began": 1, "started": 1}',
+        '{"verb": "bench", "pid": 1, "began": Infinity, "started": 1}',
+        '{"verb": "bench", "pid": 1e400, "began": 1, "started": 1}',
+        '{"verb": "bench", "pid": 1, "began": 1, "started": null}',
         "[" * 100_000,
     ],
     ids=lambda text: text[:45],
@@ -203,6 +225,6 @@ def test_a_rotten_note_names_nobody(root: Path, note: str) -> None:
 
 def test_a_note_from_before_a_power_cut_names_no_other_process(root: Path) -> None:
     (root / "run").mkdir()
-    note = {"verb": "bench", "pid": os.getpid(), "began": uptime_s()}
+    note = {"verb": "bench", "pid": os.getpid(), "started": 0, "began": uptime_s()}
     (root / "run" / "measuring.json").write_text(json.dumps(note))
     assert measuring(str(root)) is None

@@ -18,7 +18,7 @@ from device.model import open_bundle
 from tests.fakes.service import service, wait_until_loaded
 from tests.fakes.tiny_bert import tiny_bert
 from tests.fakes.tiny_gguf import tiny_bundle
-from toolchain.artifacts import file_digest
+from toolchain.digests import file_digest
 from toolchain.knowledge.embedder import write_embedder
 from toolchain.knowledge.index import entries_of, set_fitted, write_index
 from toolchain.knowledge.passages import Passage

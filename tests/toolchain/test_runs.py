@@ -40,6 +40,35 @@ def test_what_is_copied_and_what_is_sent_make_the_new_file(old: bytes, new: byte
     assert made == new
 
 
+@pytest.mark.slow
+@given(PIECES, st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=4)), max_size=4))
+def test_parts_of_an_edited_file_are_made_of_the_old_one(
+    old: bytes, edits: list[tuple[int, bytes]]
+) -> None:
+    new = old
+    for place, piece in edits:
+        new = new[:place] + piece + new[place + len(piece) :]
+    runs = Runs(array(old))
+    made = b""
+    for start in range(0, len(new), 700):
+        part = new[start : start + 700]
+        for first, at, stop in runs.matches(array(part), start):
+            assert start + at == len(made) < start + stop
+            made += part[at:stop] if first is None else old[first : first + stop - at]
+    assert made == new
+
+
+@pytest.mark.parametrize("place", [0, 1, BLOCK, 5000, 50 * BLOCK - 1])
+def test_a_byte_that_changed_is_sent_alone(place: int) -> None:
+    old = random.Random(1).randbytes(50 * BLOCK * 4)
+    new = bytearray(old)
+    new[place] ^= 255
+    found = list(Runs(array(old)).matches(array(bytes(new))))
+    sent = sum(stop - at for first, at, stop in found if first is None)
+    assert sent <= BLOCK
+    assert all(first == at for first, at, _ in found if first is not None)
+
+
 def test_bytes_that_moved_are_found_where_they_stand_now() -> None:
     old = random.Random(1).randbytes(50 * BLOCK)
     new = old[2000:] + b"new" + old[:2000]

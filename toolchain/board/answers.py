@@ -55,8 +55,8 @@ class Gpu(_Said):
     driver: Text
 
 
-class Measuring(_Said):
-    """The measurement that goes on (device/leased.py)."""
+class AtWork(_Said):
+    """A verb that is under way: a measurement (device/leased.py) or a change (device/locks.py)."""
 
     verb: Text
     pid: Count
@@ -111,7 +111,7 @@ class Facts(_Said):
     time_sane: bool
     systemd_user: bool
     linger: bool
-    measuring: Measuring | None
+    measuring: AtWork | None
 
 
 class Stored(_Said):
@@ -172,7 +172,8 @@ class _Status(_Said):
     release: _Release | None
     confirmed: bool = False
     service: _Service | None = None
-    measuring: Measuring | None = None
+    measuring: AtWork | None = None
+    changing: AtWork | None = None
 
 
 class _Check(_Said):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from device.manifest import codes
+from device.manifest import codes, leases
 from toolchain.agent import OLDEST_PYTHON, OLDEST_PYTHON_NAME, build_agent, device_folder
 from toolchain.board import answers
 from toolchain.board.answers import Answer
@@ -26,10 +26,6 @@ from toolchain.errors import (
 
 _VERIFY_S = 600.0
 """Seconds in which a board must have read and hashed its runtime."""
-LEASED = ("bench", "check")
-"""Verbs that run in the board's runtime for this computer alone, and end when it is gone."""
-BEAT_S = 5.0
-"""Seconds between two signs of life for them; a board gives up after 60 (device/leased.py)."""
 _ILLEGAL_INSTRUCTION = 128 + 4
 """Exit status of a command that died by SIGILL."""
 ERRORS: dict[str, type[ToolchainError]] = {
@@ -156,7 +152,7 @@ class Device:
         done = self._connection.run(
             self._command(verb, arguments),
             timeout_s=timeout_s,
-            beat_s=BEAT_S if verb in LEASED else 0.0,
+            beat_s=leases.BEAT_S if verb in leases.VERBS else 0.0,
         )
         printed = done.stdout.strip().splitlines()
         if not printed:
@@ -234,15 +230,16 @@ class Device:
     def _command(self, verb: str, arguments: Sequence[str]) -> list[str]:
         """Return the command line of a verb.
 
-        `ask` gets the service's port, those of `LEASED` run in the runtime, all others work on the
-        store.
+        `ask` gets the service's port, some run in the runtime (device/manifest/leases.py), all
+        others work on the store.
         """
         if not self._agent:
             self.install()
 
         python = ["python3", "-sE", self._agent]
-        if verb not in ("ask", *LEASED):
-            return [*python, verb, "--root", self._connection.root, *arguments]
+        if verb not in ("ask", *leases.IN_RUNTIME):
+            lease = ["--leased"] if verb in leases.IN_AGENT else []
+            return [*python, verb, "--root", self._connection.root, *lease, *arguments]
 
         status = self.call("status")
         if not (current := status["release"]):

@@ -56,12 +56,12 @@ from toolchain.cli.words import (
     refuse_given,
     settings_for,
 )
-from toolchain.delivery import Delivery, Terms, deliver, host_name_of, look_first, origin_of
+from toolchain.delivery import Delivery, Terms, deliver, host_name_of, looking_first, origin_of
 from toolchain.errors import ConfigError, FitError
 from toolchain.finished.source import is_finished
 from toolchain.line.schemes import USUAL, try_schemes
 from toolchain.line.stages import STAGES
-from toolchain.line.walk import Settings, known, plan, walk, work_folder
+from toolchain.line.walk import Settings, Step, known, plan, walk, work_folder
 from toolchain.recipe import Recipe
 from toolchain.runtime import assembled_once
 
@@ -121,14 +121,22 @@ def run(
             return
         agreed = terms()
         with work_folder(settings), assembled_once():
-            if to:
-                agreed = replace(agreed, seen=look_first(to, agreed))
-            steps = list(walk(recipe, settings))
-            delivery = deliver(recipe, steps, to, report, agreed) if to else None
+            steps, delivery = _delivered(recipe, settings, to, agreed)
             page = _write_comparison(delivery, settings.out) if delivery else None
     show.walked(recipe, steps, delivery, as_json=as_json)
     if page and not as_json:
         console.show_text(f"\nquality against speed: {page}")
+
+
+def _delivered(
+    recipe: Recipe, settings: Settings, to: str, terms: Terms
+) -> tuple[list[Step], Delivery | None]:
+    """Walk a recipe, and on to a board if one is named."""
+    if not to:
+        return list(walk(recipe, settings)), None
+    with looking_first(to, terms) as seen:
+        steps = list(walk(recipe, settings, seen=seen))
+    return steps, deliver(recipe, steps, to, settings.report, replace(terms, seen=seen()))
 
 
 def _write_comparison(delivery: Delivery, out: Path) -> Path | None:

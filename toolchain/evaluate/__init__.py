@@ -20,10 +20,10 @@ from toolchain.artifacts import (
     ModelFile,
     Verdict,
     Work,
-    file_digest,
     keep,
     write_jsonl,
 )
+from toolchain.digests import file_digest
 from toolchain.errors import GateError
 from toolchain.evaluate.answers import (
     Answered,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolchain.artifacts import file_digest
+from toolchain.digests import file_digest
 from toolchain.evaluate.leak import by_runtime
 from toolchain.figures import AuditFigures
 from toolchain.privacy.canaries import Canary, guess, least_epsilon, read_canaries

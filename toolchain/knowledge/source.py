@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from toolchain.artifacts import file_digest
+from toolchain.digests import file_digest
 from toolchain.errors import ArtifactError
 from toolchain.models import hub, origin
 from toolchain.progress import Reporter

@@ -1,6 +1,6 @@
 """Walk through a recipe: stages in order, each in its own folder, skipped if its record matches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -154,12 +154,24 @@ def begin(findings: Findings, report: Reporter) -> None:
     findings.end_walk()
 
 
-def walk(recipe: Recipe, settings: Settings, *, until: str = "") -> Iterator[Step]:
-    """Run a recipe's stages up to `until` (all of them by default), yielding each as it is done."""
+def walk(
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    until: str = "",
+    seen: Callable[[], object] = lambda: None,
+) -> Iterator[Step]:
+    """Run a recipe's stages up to `until` (all of them by default), yielding each as it is done.
+
+    `seen` raises what a look at the board found, which is said with what is known here.
+    """
     left_out: dict[str, ToolchainError] = {}
     with work_folder(settings):
         # What is read of large data for the checks is kept there for the stage.
-        begin(known(recipe, settings, until=until, writes=True), settings.report)
+        findings = known(recipe, settings, until=until, writes=True)
+        with findings.gathering():
+            seen()
+        begin(findings, settings.report)
         flow = Flow(recipe=recipe, settings=settings)
         for stage, form in _steps(recipe, settings, until):
             if form in left_out:

@@ -63,6 +63,9 @@ def _service_rows(answer: Answer) -> Iterator[Row]:
     if other := _table(answer, "measuring"):
         verb, pid, seconds = (_word(other, name) for name in ("verb", "pid", "seconds"))
         yield "measured", f"by `{verb}` (process {pid}) for {seconds} s: answers are slow meanwhile"
+    if other := _table(answer, "changing"):
+        verb, pid, seconds = (_word(other, name) for name in ("verb", "pid", "seconds"))
+        yield "busy", f"with `{verb}` (process {pid}) for {seconds} s: other changes wait"
     since = _since(answer.get("since"))
     if since and service.get("stopped") is not True:
         yield "since", since

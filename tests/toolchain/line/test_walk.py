@@ -15,7 +15,7 @@ from tests.fakes.ports import free_port
 from toolchain import extras, recipe, runtime, target
 from toolchain.artifacts import Artifact, Bundle, ModelFile, digest
 from toolchain.board.device import Device
-from toolchain.errors import ArtifactError, ConfigError
+from toolchain.errors import ArtifactError, BoardError, ConfigError, ToolchainError
 from toolchain.line.walk import Settings, plan, walk
 from toolchain.models.lora import read_lora
 from toolchain.progress import Silent
@@ -333,3 +333,34 @@ def test_a_plan_says_recorded_of_exactly_what_a_walk_skips(
     # Another version of a tool may make other bytes.
     monkeypatch.setattr(extras, "version_of", lambda name, stage: f"{name} of tomorrow")
     assert not any(step.recorded for step in plan(recipe.load(file), settings))
+
+
+def test_what_a_board_is_found_to_be_is_said_with_what_is_wrong_here(
+    desk: Path, tmp_path: Path
+) -> None:
+    def seen() -> None:
+        raise BoardError("pi: no way there")
+
+    file = desk / "of-no-data.toml"
+    text = RECIPE.format(adapter="cooking", kind="beside").replace("facts.jsonl", "none.jsonl")
+    file.write_text(text.replace('base = "base"', f'base = "{desk / "base"}"'))
+    settings = Settings(out=tmp_path, target=target.find("x86-64"), report=Silent(), offline=True)
+    with pytest.raises(ToolchainError) as caught:
+        list(walk(recipe.load(file), settings, seen=seen))
+    said = [caught.value.message, *(other.message for other in caught.value.others)]
+    assert any("none.jsonl" in each for each in said)
+    assert said[-1] == "pi: no way there"
+    assert not (tmp_path / "ingest").exists()
+
+
+def test_nothing_is_made_for_a_board_that_cannot_be_reached(desk: Path, tmp_path: Path) -> None:
+    def seen() -> None:
+        raise BoardError("pi: no way there")
+
+    file = desk / "cooking-beside.toml"
+    text = RECIPE.format(adapter="cooking", kind="beside")
+    file.write_text(text.replace('base = "base"', f'base = "{desk / "base"}"'))
+    settings = Settings(out=tmp_path, target=target.find("x86-64"), report=Silent(), offline=True)
+    with pytest.raises(BoardError, match="no way there"):
+        list(walk(recipe.load(file), settings, seen=seen))
+    assert not (tmp_path / "ingest").exists()
