@@ -15,6 +15,7 @@ from toolchain import artifacts
 from toolchain.artifacts import Checkpoint
 from toolchain.distill import distill
 from toolchain.recipe import DistillSpec, TuneSpec
+from toolchain.training.probe import read_talk
 from toolchain.tune import tune
 
 CHILD = """
@@ -46,8 +47,12 @@ def stages(data: Path, out: Path) -> tuple[list[Checkpoint], list[str]]:
         report,
         seed=0,
     )
-    spec = DistillSpec(layers=(0,), epochs=1, batch_size=7, questions=2, top_k=8, ask=False)
-    return [tuned, distill(tuned, dataset, spec, out / "distill", report, seed=0)], report.notes
+    spec = DistillSpec(
+        layers=(0,), epochs=1, batch_size=7, questions=2, top_k=8, ask=False, general_share=0.4
+    )
+    talk = read_talk()[:3]
+    made = distill(tuned, dataset, spec, out / "distill", report, seed=0, talk=talk)
+    return [tuned, made], report.notes
 
 
 def launched(script: Path, data: Path, out: Path) -> list[dict[str, object]]:

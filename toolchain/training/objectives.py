@@ -27,7 +27,7 @@ CHUNK_ELEMENTS = 1 << 22
 BLOCK_ELEMENTS = 1 << 19
 """Of these, what is exponentiated at once, in float32."""
 ENTROPY = 4
-"""Times as many where a loss is the cross-entropy alone: it keeps one tensor of the logits' type."""
+"""Times as many where a loss is the cross-entropy alone: it keeps one tensor of that size."""
 # A head is as slow as its weights are read. Processor milliseconds a position, forward and
 # backward, of 151,936 tokens and width 896 in bf16: 3.00 in chunks of 26 rows, 1.98 of 56, 1.53 of
 # 112; of 49,152 and 576 it is 0.36 for 56 and 0.29 for 112 (one thread of a Zen 5).
