@@ -1,4 +1,4 @@
-"""align, distill and QLoRA under torch.distributed's launcher: killed and resumed, all is the same."""
+"""align, distill and QLoRA under torch.distributed's launcher: killed, they make the same."""
 
 import importlib.util
 import json

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.fakes.datasets import Recorder, tiny_dataset
@@ -94,6 +95,9 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
             load_file(folder / "model.safetensors")
             for folder in (checkpoint.path, tmp_path / "two" / stage)
         )
-        assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-4
+        apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours])
+        # Where a gradient is nearly 0, rounding decides the sign of a step, which is the rate.
+        assert float(apart.max()) < 1e-3
+        assert float((apart > 1e-4).float().mean()) < 1e-4
     again, _ = launched(script, data, tmp_path / "two")
     assert again["fresh"] == [False, False]

@@ -41,7 +41,7 @@ def train_all(
     if alone:
         return {CONTROL: train_pupil(lesson, control, places.resume, report)}, None
 
-    student, own_tokens = _train_student(lesson, texts, places, report)
+    student, own_tokens = train_student(lesson, texts, places, report)
     models = {STUDENT: student, CONTROL: train_pupil(lesson, control, places.resume, report)}
     compute = ratio(_counts(lesson, texts, student[0], own_tokens))
     if compute > MOST:
@@ -56,7 +56,7 @@ def train_all(
     return models, compute
 
 
-def _train_student(
+def train_student(
     lesson: Lesson, texts: Texts, places: Places, report: Reporter
 ) -> tuple[Trained, int]:
     """Return the trained student, and the number of tokens of its own answers that it learned."""
