@@ -116,13 +116,11 @@ def _build(lesson: Lesson, logits: Path, out: Path, report: Reporter) -> Distill
     models, compute = train_all(lesson, texts, Places(logits, resume), report, alone=is_nothing)
     if not is_main():
         return None
-    student_learned, control_learned = (
-        len(texts.all) - len(texts.labelled) - len(texts.written),
-        len(texts.control) - len(texts.labelled),
-    )
+    of_student = len(texts.all) - len(texts.labelled) - len(texts.written)
+    of_controls = len(texts.control) - len(texts.labelled)
     marks = {
         name: TrainedMark(
-            general=student_learned if name == STUDENT else control_learned,
+            general=of_student if name == STUDENT else of_controls,
             mark=_mark(model, lesson, name, report),
             training=training,
         )
