@@ -260,7 +260,10 @@ def _seen(record: Record) -> float:
         return float(spec["steps"] * spec["batch_size"])
     if spec.get("updates"):
         return float(spec["updates"] * spec["batch_size"])
-    return float(spec.get("epochs", 1) * figures.get("conversations", figures.get("learned", 1)))
+    count = figures.get("conversations", figures.get("learned", 1))
+    # Of `distill` these are the labelled ones, and each training has general ones beside.
+    count += (figures.get("control") or {}).get("general", 0)
+    return float(spec.get("epochs", 1) * count)
 
 
 def _runs(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -255,6 +255,7 @@ def test_few_updates_on_few_answers_are_told(desk: Path) -> None:
     assert note.startswith(
         "r.toml:14: tune: 9 updates (3 epochs of 44 conversations, 16 at a time)"
     )
+    assert notes(desk, "general_share = 0.5\nepochs = 20") == []
     (note,) = notes(desk, "updates = 59")
     assert note.startswith("r.toml:15: tune: 59 updates (`updates` says so) may teach nothing")
 
@@ -264,3 +265,22 @@ def test_few_updates_on_few_answers_are_told(desk: Path) -> None:
 )
 def test_enough_updates_are_not_told(desk: Path, tune: str) -> None:
     assert notes(desk, tune) == []
+
+
+# What is learned beside ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "table"), [("tune", ""), ("distill", "layers = 2\n")], ids=["tune", "distill"]
+)
+def test_general_conversations_are_looked_at_before_anything_is_trained(
+    desk: Path, stage: str, table: str
+) -> None:
+    rows(desk, *map(pair, range(22)))
+    text = TUNED.replace('"tune"', f'"{stage}"')
+    text += f"[{stage}]\n{table}general_share = 0.3\ngeneral_files = ['talk.jsonl']\n"
+    assert messages(desk, text) == ["talk.jsonl: no such file"]
+    (desk / "talk.jsonl").write_text("")
+    assert messages(desk, text) == ["general_files: no conversation in talk.jsonl"]
+    (desk / "talk.jsonl").write_text('{"question": "How are you?", "answer": "Fine."}\n')
+    assert messages(desk, text) == []

@@ -67,6 +67,20 @@ BAD = [
         "bad.toml: distill: `hidden_weight` needs `layers`: of a `student` no layer is known",
         "",
     ),
+    *(
+        (
+            GOOD + f"[{stage}]\n{key}general_files = ['talk.jsonl']\n",
+            f"bad.toml: {stage}: `general_files` are learned as a `general_share`: give it too, "
+            "such as 0.3",
+            "",
+        )
+        for stage, key in (("tune", ""), ("distill", "layers = 2\n"))
+    ),
+    (
+        GOOD + "[distill]\nlayers = 2\nmax_forgotten = 10\ngeneral_questions = 0\n",
+        "bad.toml: distill: `max_forgotten` is measured by `general_questions`, which are 0",
+        "",
+    ),
     (
         GOOD + "[distill]\nlayers = 2\n[distill.write]\neach = 3\n",
         "bad.toml: distill: write: give `questions` or `documents` to write from",

@@ -123,6 +123,15 @@ def test_what_other_work_adds_to_the_clock_is_in_no_processor_second(tmp_path: P
     assert (expected.seconds, expected.cpu_s) == (pytest.approx(216.0), pytest.approx(72.0))
 
 
+def test_a_recorded_distillation_saw_general_conversations_too() -> None:
+    one = {"trained_tokens": 20_000, "train_s": 10.0, "general": 40}
+    figures = {"conversations": 60, "student": one, "control": one, "general": 40}
+    epochs = {"parameters": {"epochs": 3}}
+    assert cost._seen(record_of("distill", figures).model_copy(update=epochs)) == 3 * 100
+    figures = {"conversations": 60}
+    assert cost._seen(record_of("tune", figures).model_copy(update=epochs)) == 3 * 60
+
+
 @pytest.mark.parametrize("nothing", [True, False])
 def test_a_distillation_is_foretold_by_what_the_recorded_one_found(
     nothing: bool, tmp_path: Path

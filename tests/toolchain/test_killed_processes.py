@@ -1,4 +1,4 @@
-"""align and QLoRA under torch.distributed's launcher: killed and resumed, they make the same."""
+"""align, distill and QLoRA under torch.distributed's launcher: killed, they make the same."""
 
 import importlib.util
 import json
@@ -16,8 +16,10 @@ from tests.fakes.preferences import preferences, thumbs
 from toolchain import artifacts
 from toolchain.align import align
 from toolchain.artifacts import Checkpoint
+from toolchain.distill import distill
 from toolchain.progress import Reporter, Silent
-from toolchain.recipe import AlignSpec, TuneSpec
+from toolchain.recipe import AlignSpec, DistillSpec, TuneSpec
+from toolchain.training.probe import read_talk
 from toolchain.tune import tune
 
 # Batches of seven are uneven for two processes. KTO's estimate of the divergence is the mean over
@@ -26,7 +28,10 @@ ALIGN = AlignSpec(
     files=("f",), epochs=1, batch_size=7, questions=8, learning_rate=1e-2, max_lost=100
 )
 TUNE = TuneSpec(r=4, dropout=0, epochs=5, batch_size=7, questions=2, base_bits=4, max_bits_cost=1.0)
-BARS = {"align": "aligned", "tune": "tune"}
+DISTILL = DistillSpec(
+    layers=(0,), epochs=4, batch_size=7, questions=2, top_k=8, ask=False, general_share=0.4
+)
+BARS = {"align": "aligned", "tune": "tune", "distill": "student"}
 NEEDS_FOUR_BITS = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
 )
@@ -57,6 +62,9 @@ def learned(data: Path, out: Path, stage: str, report: Reporter) -> Checkpoint:
     base, dataset = artifacts.external(data / "base"), tiny_dataset(data)
     if stage == "tune":
         return tune(base, dataset, TUNE, out / "tune", report, seed=0)
+    if stage == "distill":
+        talk = read_talk()[:3]
+        return distill(base, dataset, DISTILL, out / "distill", report, seed=0, talk=talk)
     rows = preferences(thumbs(80))
     return align(base, dataset, rows, ALIGN, out / "align", report, seed=0)
 
@@ -93,7 +101,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def figures_of(folder: Path) -> dict[str, float]:
     """Return the losses of each training in a record."""
     figures = json.loads((folder / "record.json").read_text())["figures"]
-    trained = {name: figures[name] for name in ("aligned", "control") if name in figures}
+    names = ("aligned", "student", "control", "longer")
+    trained = {name: figures[name] for name in names if name in figures}
     return {
         f"{name}.{key}": each[key]
         for name, each in (trained or {"tune": figures}).items()
@@ -107,6 +116,7 @@ def figures_of(folder: Path) -> dict[str, float]:
     ("stage", "goes_on"),
     [
         ("align", "aligned: goes on after step 5 of 10"),
+        ("distill", "student: goes on after step 5 of 8"),
         pytest.param("tune", "tune: goes on after step 5 of 10", marks=NEEDS_FOUR_BITS),
     ],
 )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.fakes.datasets import Recorder, tiny_dataset
@@ -15,6 +16,7 @@ from toolchain import artifacts
 from toolchain.artifacts import Checkpoint
 from toolchain.distill import distill
 from toolchain.recipe import DistillSpec, TuneSpec
+from toolchain.training.probe import read_talk
 from toolchain.tune import tune
 
 CHILD = """
@@ -46,8 +48,12 @@ def stages(data: Path, out: Path) -> tuple[list[Checkpoint], list[str]]:
         report,
         seed=0,
     )
-    spec = DistillSpec(layers=(0,), epochs=1, batch_size=7, questions=2, top_k=8, ask=False)
-    return [tuned, distill(tuned, dataset, spec, out / "distill", report, seed=0)], report.notes
+    spec = DistillSpec(
+        layers=(0,), epochs=1, batch_size=7, questions=2, top_k=8, ask=False, general_share=0.4
+    )
+    talk = read_talk()[:3]
+    made = distill(tuned, dataset, spec, out / "distill", report, seed=0, talk=talk)
+    return [tuned, made], report.notes
 
 
 def launched(script: Path, data: Path, out: Path) -> list[dict[str, object]]:
@@ -89,6 +95,9 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
             load_file(folder / "model.safetensors")
             for folder in (checkpoint.path, tmp_path / "two" / stage)
         )
-        assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-4
+        apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in ours])
+        # Where a gradient is nearly 0, rounding decides the sign of a step, which is the rate.
+        assert float(apart.max()) < 1e-3
+        assert float((apart > 1e-4).float().mean()) < 1e-4
     again, _ = launched(script, data, tmp_path / "two")
     assert again["fresh"] == [False, False]

@@ -23,7 +23,7 @@ from toolchain.memory import available_bytes
 from toolchain.models.weights import weight_files
 from toolchain.preferences import divided
 from toolchain.progress import duration
-from toolchain.recipe import Recipe
+from toolchain.recipe import DistillSpec, Recipe, TuneSpec
 
 SHARE = 0.3
 # Measured: 0.25 and 0.39 for tuning and pretraining the starter's 3.1 M parameters. That is 20 and
@@ -220,15 +220,21 @@ def _tokens(ahead: Ahead, stage: str, lengths: Lengths) -> float | None:
         mean += scratch.eyes.places if scratch.eyes else 0
         return scratch.steps * scratch.batch_size * min(mean, scratch.context)
     if stage == "tune":
-        return lengths.tokens * recipe.tune.passes(lengths.conversations)
+        return _learned(recipe.tune, lengths)
     if stage == "distill" and recipe.distill:
-        return DISTILL_TRAININGS * lengths.tokens * recipe.distill.passes(lengths.conversations)
+        return DISTILL_TRAININGS * _learned(recipe.distill, lengths)
     if stage == "align" and recipe.align:
         count = _preferences(ahead)
         return count * recipe.align.passes(count)
     if stage == "quantize" and recipe.quantize.distill:
         return recipe.quantize.distill.tokens
     return None
+
+
+def _learned(spec: TuneSpec | DistillSpec, lengths: Lengths) -> float:
+    """Return the tokens of a training; a general conversation counts as one of the recipe's."""
+    passes = spec.passes(spec.with_general(lengths.conversations))
+    return spec.with_general(lengths.tokens) * passes
 
 
 def rate() -> float:

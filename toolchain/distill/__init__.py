@@ -6,12 +6,12 @@ same compute. The one that is best on held-out answers ships, and the stage says
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toolchain.artifacts import Checkpoint, Dataset, Work, Written
+from toolchain.artifacts import Checkpoint, Dataset, Work, Written, value_digest
 from toolchain.distill import before
 from toolchain.distill.figures import DistillFigures, Mark, TrainedMark
 from toolchain.distill.lesson import Lesson
@@ -36,7 +36,9 @@ from toolchain.training.probe import (
 
 __all__ = ["DistillFigures", "Mark", "decide", "distill"]
 TOOLS = ("accelerate", "safetensors", "torch", "transformers")
-MORE_LAYERS = "a student with more `layers` and a lower `learning_rate` forget less"
+MORE_GENERAL = (
+    "a larger `general_share`, a student with more `layers` and a lower `learning_rate` forget less"
+)
 """Hint for a student that forgot too much."""
 
 
@@ -51,6 +53,7 @@ def distill(
     student: Checkpoint | None = None,
     assignment: Assignment | None = None,
     questions: Sequence[Question] = (),
+    talk: Sequence[Mapping[str, Any]] = (),
 ) -> Checkpoint:
     """Train student and controls on the conversations of `dataset`; write the best one to `out`.
 
@@ -60,12 +63,14 @@ def distill(
     says which one is in `out`, `verdict` says it in words.
 
     With general `questions` the share of them that is answered is measured of the model that came
-    in and of the one that ships; raise GateError if more is lost than the recipe allows.
+    in and of the one that ships; raise GateError if more is lost than the recipe allows. Of `talk`,
+    general conversations, student and controls learn as many as the recipe says.
     """
     inputs = {"teacher": teacher.digest, "dataset": dataset.digest}
     inputs |= {"student": student.digest} if student else {}
     asked = spread(questions, spec.general_questions)
     inputs |= {"general_questions": digest_of(asked)} if asked else {}
+    inputs |= {"talk": value_digest(list(talk))} if spec.general_share else {}
     written: Written | None = None
     if assignment:
         written = write(dataset, assignment, out.with_name(WRITTEN), report, seed=seed)
@@ -78,6 +83,7 @@ def distill(
         spec=spec,
         seed=seed,
         questions=asked,
+        talk=talk,
     )
     work = Work(stage="distill", inputs=inputs, parameters=spec, seed=seed, tools=TOOLS)
     record, fresh = keep_together(
@@ -87,7 +93,7 @@ def distill(
         DistillFigures,
     )
     lost = DistillFigures.read(record.figures).forgotten
-    if note := check_forgotten("distill", lost, spec.max_forgotten, hint=MORE_LAYERS):
+    if note := check_forgotten("distill", lost, spec.max_forgotten, hint=MORE_GENERAL):
         report.note(note)
     return Checkpoint(path=out, record=record, fresh=fresh)
 
@@ -110,8 +116,14 @@ def _build(lesson: Lesson, logits: Path, out: Path, report: Reporter) -> Distill
     models, compute = train_all(lesson, texts, Places(logits, resume), report, alone=is_nothing)
     if not is_main():
         return None
+    of_student = len(texts.all) - len(texts.labelled) - len(texts.written)
+    of_controls = len(texts.control) - len(texts.labelled)
     marks = {
-        name: TrainedMark(mark=_mark(model, lesson, name, report), training=training)
+        name: TrainedMark(
+            general=of_student if name == STUDENT else of_controls,
+            mark=_mark(model, lesson, name, report),
+            training=training,
+        )
         for name, (model, training) in models.items()
     }
     shipped, verdict = decide({name: each.mark for name, each in marks.items()})

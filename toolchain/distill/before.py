@@ -44,10 +44,10 @@ def ask(lesson: "Lesson", texts: "Texts", resume: Path, report: Reporter) -> Bef
         del teacher
 
     model = lesson.start()
-    whole = course("tenth", lesson.spec, examples, lesson.seed)
+    whole = course("tenth", lesson.spec, texts.control, lesson.seed)
     train(
         AnswerLoss(model),
-        examples,
+        texts.control,
         replace(whole, steps=max(1, whole.steps // TENTH)),
         resume,
         report,

@@ -33,6 +33,8 @@ class Mark(StageFigures):
 class TrainedMark(StageFigures):
     """What a trained model scored, and what its training took."""
 
+    general: int = 0
+    """General conversations among what it learned."""
     mark: Mark = field(metadata=FLAT)
     training: TrainFigures = field(metadata=FLAT)
 

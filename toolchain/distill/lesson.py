@@ -1,16 +1,16 @@
 """What student and controls have in common, and how each of them is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolchain.artifacts import Checkpoint, Dataset, Written
-from toolchain.errors import ConfigError
+from toolchain.errors import ArtifactError, ConfigError
 from toolchain.figures import TrainFigures
 from toolchain.progress import Reporter
 from toolchain.recipe import DistillSpec
-from toolchain.training.probe import Question
+from toolchain.training.probe import Question, beside, shuffled
 
 if TYPE_CHECKING:
     from toolchain.training.examples import Example
@@ -37,6 +37,8 @@ class Lesson:
     """How much each layer of the teacher changes what it reads, where they were chosen by it."""
     questions: tuple[Question, ...] = ()
     """General questions, by which is seen what was forgotten."""
+    talk: Sequence[Mapping[str, Any]] = ()
+    """General conversations, of which student and controls learn the share of the spec."""
 
     @property
     def came_in(self) -> Path:
@@ -63,13 +65,32 @@ class Lesson:
         labelled, too_long = conversations(tokenizer, self.dataset.train(), limit)
         rows = self.written.rows() if self.written else []
         written, too_long_too = conversations(tokenizer, rows, limit)
+        general, too_long_as_well = self._general(tokenizer, len(labelled) + len(written))
         asked = self.dataset.held_out()[: self.spec.questions]
         return Texts(
             labelled=labelled,
             written=written,
+            general=general,
+            general_share=self.spec.general_share,
             held_out=conversations(tokenizer, asked, limit)[0],
-            too_long=too_long + too_long_too,
+            too_long=too_long + too_long_too + too_long_as_well,
         )
+
+    def _general(self, tokenizer: Any, own: int) -> "tuple[list[Example], int]":
+        """Return each general conversation that is learned beside so many, and those left out."""
+        from toolchain.training.examples import encoded
+
+        limit, share = self.spec.max_tokens, self.spec.general_share
+        order = shuffled(self.talk, self.seed)
+        rows = order[: len(beside(own, order, share))]
+        examples = [each for each in encoded(tokenizer, rows, limit) if each]
+        if rows and not examples:
+            raise ArtifactError(
+                f"distill: general_share: all {len(rows)} general conversations are longer than "
+                f"{limit} tokens",
+                hint="raise `max_tokens`",
+            )
+        return examples, len(rows) - len(examples)
 
     def with_layers(self, examples: "Sequence[Example]") -> "Lesson":
         """Return the lesson with the layers of its student, chosen by influence if need be."""
@@ -108,6 +129,10 @@ class Texts:
 
     labelled: "Sequence[Example]"
     written: "Sequence[Example]"
+    general: "Sequence[Example]" = ()
+    """General conversations, each once."""
+    general_share: float = 0.0
+    """Share of them in what is learned."""
     held_out: "Sequence[Example]"
     """What the models are asked, as far as it fits."""
     too_long: int
@@ -116,7 +141,25 @@ class Texts:
     @property
     def all(self) -> "Sequence[Example]":
         """What the student learns."""
-        return [*self.labelled, *self.written]
+        return self._with_general([*self.labelled, *self.written])
+
+    @property
+    def control(self) -> "Sequence[Example]":
+        """What its controls learn."""
+        return self._with_general(self.labelled)
+
+    @property
+    def distinct(self) -> "Sequence[Example]":
+        """What the student learns, each general conversation once."""
+        return [*self.labelled, *self.written, *self.general]
+
+    def place(self, row: int) -> int:
+        """Return the place in `distinct` of a row of `all`."""
+        own = len(self.labelled) + len(self.written)
+        return row if row < own else own + (row - own) % len(self.general)
+
+    def _with_general(self, own: "Sequence[Example]") -> "Sequence[Example]":
+        return [*own, *beside(len(own), self.general, self.general_share)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolchain.artifacts import TeacherLogits, Work
+from toolchain.artifacts import TeacherLogits, Work, value_digest
 from toolchain.config import Frozen
 from toolchain.distill.figures import LogitsFigures
 from toolchain.distill.lesson import Lesson
@@ -38,6 +38,11 @@ def cache(
     kept = _LogitsSpec(temperature=spec.temperature, top_k=spec.top_k, max_tokens=spec.max_tokens)
     inputs = {"teacher": lesson.teacher.digest, "dataset": lesson.dataset.digest}
     inputs |= {"written": lesson.written.digest} if lesson.written else {}
+    if spec.general_share:
+        # What is learned of them, and in which order, follows from share and seed.
+        inputs["general"] = value_digest(
+            [list(lesson.talk), spec.general_share, lesson.seed, len(examples)]
+        )
     work = Work(stage=LOGITS, inputs=inputs, parameters=kept, tools=TOOLS)
 
     record, fresh = keep_together(

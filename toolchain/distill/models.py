@@ -36,12 +36,12 @@ def train_all(
     """
     from toolchain.training.objectives import AnswerLoss
 
-    steps = lesson.spec.steps(len(texts.labelled))
-    control = Pupil(name="control", examples=texts.labelled, steps=steps, objective=AnswerLoss)
+    steps = lesson.spec.steps(len(texts.control))
+    control = Pupil(name="control", examples=texts.control, steps=steps, objective=AnswerLoss)
     if alone:
         return {CONTROL: train_pupil(lesson, control, places.resume, report)}, None
 
-    student, own_tokens = _train_student(lesson, texts, places, report)
+    student, own_tokens = train_student(lesson, texts, places, report)
     models = {STUDENT: student, CONTROL: train_pupil(lesson, control, places.resume, report)}
     compute = ratio(_counts(lesson, texts, student[0], own_tokens))
     if compute > MOST:
@@ -56,19 +56,19 @@ def train_all(
     return models, compute
 
 
-def _train_student(
+def train_student(
     lesson: Lesson, texts: Texts, places: Places, report: Reporter
 ) -> tuple[Trained, int]:
     """Return the trained student, and the number of tokens of its own answers that it learned."""
     total = lesson.spec.steps(len(texts.all))
     own_steps = round(lesson.spec.on_policy_share * total)
     if lesson.spec.loss != "labels":
-        cache(lesson, texts.all, places.logits, report)
+        cache(lesson, texts.distinct, places.logits, report)
     pupil = Pupil(
         name="student",
         examples=texts.all,
         steps=total - own_steps,
-        objective=partial(_objective, lesson, places.logits),
+        objective=partial(_objective, lesson, texts, places.logits),
     )
     model, training = train_pupil(lesson, pupil, places.resume, report)
     if not own_steps:
@@ -79,7 +79,7 @@ def _train_student(
     return (model, _summed(training, after)), after.trained_tokens
 
 
-def _objective(lesson: Lesson, logits: Path, model: Any) -> Any:
+def _objective(lesson: Lesson, texts: Texts, logits: Path, model: Any) -> Any:
     """Return what a student learns, as the spec says."""
     from toolchain.models.checkpoints import load_model
     from toolchain.training.hidden import HiddenLoss
@@ -93,7 +93,7 @@ def _objective(lesson: Lesson, logits: Path, model: Any) -> Any:
     if spec.loss != "labels":
         objective = TeacherLoss(
             model,
-            CachedLogits(logits),
+            CachedLogits(logits, texts.place),
             temperature=spec.temperature,
             ce_weight=spec.ce_weight if spec.loss == "both" else 0.0,
             tokens=token_count(lesson.tokenizer()),
@@ -110,21 +110,22 @@ def _counts(lesson: Lesson, texts: Texts, student: Any, own_tokens: int) -> Coun
     from toolchain.models.checkpoints import load_model, parameter_count
 
     spec = lesson.spec
-    labelled, learned = (
-        sum(len(example.ids) for example in examples) for examples in (texts.labelled, texts.all)
+    labelled, learned, distinct = (
+        sum(len(example.ids) for example in examples)
+        for examples in (texts.control, texts.all, texts.distinct)
     )
     writing = WrittenFigures.read(lesson.written.record.figures) if lesson.written else None
     taught = spec.passes(len(texts.all))
-    passes = (spec.loss != "labels") + (taught if spec.hidden_weight else 0)
+    read = (spec.loss != "labels") * distinct + (taught * learned if spec.hidden_weight else 0)
     return Counts(
         student=parameter_count(student),
         teacher=parameter_count(load_model(lesson.teacher.path))
         if lesson.spec.needs_same_tokens
         else 0,
         writer=(writing.parameters or 0) if writing else 0,
-        labelled=round(spec.passes(len(texts.labelled)) * labelled),
+        labelled=round(spec.passes(len(texts.control)) * labelled),
         learned=round(taught * learned * (1 - spec.on_policy_share)),
-        read=round(passes * learned),
+        read=round(read),
         asked=writing.tokens if writing else 0,
         own=own_tokens,
     )

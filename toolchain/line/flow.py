@@ -20,14 +20,14 @@ from toolchain.artifacts import (
     Record,
     Verdict,
 )
-from toolchain.errors import ConfigError, all_of
+from toolchain.errors import ConfigError
 from toolchain.figures import BaseFigures
 from toolchain.general import GENERAL
 from toolchain.models import hub
 from toolchain.models.original import Original
 from toolchain.models.template import check_folder
 from toolchain.progress import Reporter
-from toolchain.recipe import AUTO, Recipe
+from toolchain.recipe import AUTO, GeneralSpec, Recipe
 from toolchain.target import Target
 
 if TYPE_CHECKING:
@@ -169,21 +169,17 @@ class Flow:
 
         return () if self.recipe.model.scratch else read_questions()
 
-    def talk(self) -> "list[dict[str, Any]]":
-        """Return the general conversations that `tune` may learn beside the recipe's own."""
-        from toolchain.ingest import look
+    def talk(self, spec: GeneralSpec) -> "list[dict[str, Any]]":
+        """Return the general conversations that a stage learns beside the recipe's own."""
+        from toolchain.ingest.beside import general_rows
         from toolchain.training.probe import read_talk
 
         recipe = self.recipe
-        files = recipe.tune.general_files
-        if not files:
+        if not spec.general_share:
+            return []
+        if not spec.general_files:
             return read_talk()
-        changes = {"files": files, "map": {}, "hold_out": "conversation", "held_out_share": 0.0}
-        changes |= {"system": "", "documents": (), "turns": (), "tools": ""}
-        parts = look(recipe.data.model_copy(update=changes), recipe.folder, seed=recipe.seed)
-        if parts.read.errors:
-            raise all_of(parts.read.errors)
-        return [row for _, row in parts.conversations(parts.train)]
+        return general_rows(spec.general_files, recipe.data, recipe.folder, seed=recipe.seed)
 
     def documents(self) -> "Documents | None":
         """Return what the model may word answers from, where the recipe leaves it to `evaluate`."""

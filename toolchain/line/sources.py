@@ -170,8 +170,9 @@ def _texts(recipe: Recipe) -> Iterator[tuple[Role, str, Use]]:
     for name in recipe.data.files:
         yield from (("data", each, use) for each in _files_of(recipe, name))
     yield from (("opening", name, use) for name in recipe.data.documents)
-    if recipe.tune.general_share and "tune" in recipe.stages:
-        for name in recipe.tune.general_files:
+    general = {"tune": recipe.tune, "distill": recipe.distill}
+    for stage, learned in general.items():
+        for name in learned.general_files if learned and stage in recipe.stages else ():
             yield from (("data", each, "trained") for each in _files_of(recipe, name))
     if recipe.align and "align" in recipe.stages:
         for name in recipe.align.files:

@@ -47,6 +47,7 @@ from toolchain.recipe.shipping import (
 from toolchain.recipe.training import (
     AlignSpec,
     DistillSpec,
+    GeneralSpec,
     LoraSpec,
     PrivacySpec,
     TrainSpec,
@@ -69,6 +70,7 @@ __all__ = [
     "EyesSpec",
     "Fraction",
     "GateSpec",
+    "GeneralSpec",
     "GuardSpec",
     "InFormatSpec",
     "IngestSpec",

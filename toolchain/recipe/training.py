@@ -40,6 +40,8 @@ class TrainSpec(Frozen):
     def _one_length(self) -> "TrainSpec":
         if self.updates and "epochs" in self.model_fields_set:
             raise ValueError("give either `epochs` or `updates`")
+        if self.max_forgotten < 100 and not self.general_questions:
+            raise ValueError("`max_forgotten` is measured by `general_questions`, which are 0")
         return self
 
     def steps(self, examples: int) -> int:
@@ -56,6 +58,32 @@ class TrainSpec(Frozen):
     def length(self) -> str:
         """How long is trained, in words."""
         return f"{self.updates} updates" if self.updates else f"{self.epochs} epochs"
+
+
+class GeneralSpec(Frozen):
+    """General conversations that are learned beside the recipe's own."""
+
+    general_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of general conversations in what is learned: they keep the rest of the model in use."""
+    general_files: tuple[Text, ...] = ()
+    """Files of general conversations, relative to the recipe; empty: ours, in English."""
+
+    def with_general(self, conversations: float) -> float:
+        """Return how many conversations are learned where so many are the recipe's own."""
+        return conversations / (1 - self.general_share)
+
+    @property
+    def beside(self) -> str:
+        """What is learned beside, in words with a comma before them; empty for nothing."""
+        return f", {self.general_share:.0%} general conversations" if self.general_share else ""
+
+    @model_validator(mode="after")
+    def _has_a_share(self) -> "GeneralSpec":
+        if self.general_files and not self.general_share:
+            raise ValueError(
+                "`general_files` are learned as a `general_share`: give it too, such as 0.3"
+            )
+        return self
 
 
 class LoraSpec(TrainSpec):
@@ -98,13 +126,9 @@ class PrivacySpec(Frozen):
         return self
 
 
-class TuneSpec(LoraSpec):
+class TuneSpec(LoraSpec, GeneralSpec):
     """Fine-tuning on the recipe's conversations."""
 
-    general_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of general conversations in what is learned: they keep the rest of the model in use."""
-    general_files: tuple[Text, ...] = ()
-    """Files of general conversations, relative to the recipe; empty: ours, in English."""
     base_bits: Literal[16, 4] = 16
     """Bits of the base while the adapter is trained: 4 is QLoRA (arXiv:2305.14314). What ships has
     16 either way."""
@@ -174,7 +198,7 @@ class WriteSpec(Frozen):
         return self
 
 
-class DistillSpec(TrainSpec):
+class DistillSpec(TrainSpec, GeneralSpec):
     """A smaller model that learns from a larger one: from what it writes, its probabilities
     (arXiv:1503.02531), or its hidden states."""
 

@@ -12,10 +12,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from toolchain.artifacts import read_jsonl, value_digest
-from toolchain.errors import GateError
+from toolchain.errors import ConfigError, GateError
 from toolchain.figures import Forgotten
 from toolchain.progress import Reporter
 
@@ -23,6 +23,9 @@ QUESTIONS = Path(__file__).parents[1] / "general_questions.jsonl"
 TALK = Path(__file__).parents[1] / "general_talk.jsonl"
 """General conversations that may be learned with the recipe's own; none holds a question above."""
 ANSWER_TOKENS = 24
+FEW_LEFT = 0.5
+"""Share of what a model knew whose loss is told, whatever a recipe allows."""
+_Item = TypeVar("_Item")
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 
@@ -131,7 +134,8 @@ def check_forgotten(
 ) -> str:
     """Raise GateError if more points were forgotten than a recipe allows and than chance explains.
 
-    Return what is to be told where it may be chance; empty where nothing is.
+    Return what is to be told: that it may be chance, or that most of all is gone, which no limit
+    forbids. Empty where nothing is.
     """
     fell = f"{stage}: {lost_words(lost)}: {lost.points:.1f} points are forgotten" if lost else ""
     if lost and lost.is_more_than(allowed):
@@ -140,20 +144,37 @@ def check_forgotten(
         return (
             f"{fell}, more than the {allowed:g} of `max_forgotten`, but no more than chance gives"
         )
+    if lost and lost.points_at_least > 100 * FEW_LEFT * lost.before > 0:
+        return f"{fell}, more than half of what it knew, and `max_forgotten` allows it: {hint}"
     return ""
 
 
 def mixed(
     rows: Sequence[Mapping[str, Any]], talk: Sequence[Mapping[str, Any]], share: float, seed: int
 ) -> list[Mapping[str, Any]]:
-    """Return the conversations with general ones behind them, a `share` of the whole.
+    """Return the conversations with general ones behind them, a `share` of the whole."""
+    return [*rows, *beside(len(rows), shuffled(talk, seed), share)]
 
-    If there are too few general ones, they are repeated.
-    """
-    count = round(len(rows) * share / (1 - share)) if talk else 0
+
+def shuffled(talk: Sequence[_Item], seed: int) -> list[_Item]:
+    """Return general conversations in the order in which they are learned beside others."""
     order = list(talk)
     random.Random(f"talk:{seed}").shuffle(order)  # noqa: S311 - a shuffle, not a secret
-    return [*rows, *(order[at % len(order)] for at in range(count))]
+    return order
+
+
+def beside(own: int, talk: Sequence[_Item], share: float) -> list[_Item]:
+    """Return what is a `share` of the whole with so many `own` ones: general ones in turn.
+
+    If there are too few, they are repeated. Raise ConfigError if there is none.
+    """
+    count = max(1, round(own * share / (1 - share))) if share else 0
+    if count and not talk:
+        raise ConfigError(
+            "general_share: there are no general conversations to learn",
+            hint="`general_files` names files of them; without it ours are learned",
+        )
+    return [talk[at % len(talk)] for at in range(count)]
 
 
 def digest_of(questions: Sequence[Question]) -> str:

@@ -4,7 +4,7 @@ There is one distribution for each learned token, and a safetensors file for eve
 examples. Logarithms are float16: k = 64 takes 390 bytes a token, a whole Qwen vocabulary 300 kB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,14 @@ PROBE = "for i in range(10):\n\tprint('¿Qué?')  # 你好，世界 🍵 Straße
 
 
 class CachedLogits:
-    """Reads the distributions of `write_logits` by example: the Targets of a TeacherLoss."""
+    """Reads the distributions of `write_logits` by example: the Targets of a TeacherLoss.
 
-    def __init__(self, folder: Path) -> None:
+    `place` says where an example stands in the cache: one that is learned often stands there once.
+    """
+
+    def __init__(self, folder: Path, place: Callable[[int], int] = lambda row: row) -> None:
         self._folder = folder
+        self._place = place
         self._files: dict[int, Any] = {}
 
     def of(self, rows: Sequence[int]) -> "tuple[Tensor, Tensor, Tensor]":
@@ -42,7 +46,7 @@ class CachedLogits:
     def _example(self, row: int) -> "tuple[Tensor, ...]":
         from safetensors import safe_open
 
-        number, place = divmod(row, EXAMPLES_A_FILE)
+        number, place = divmod(self._place(row), EXAMPLES_A_FILE)
         if number not in self._files:
             self._files[number] = safe_open(self._folder / _file(number), "pt")
         tensors = self._files[number]

@@ -90,6 +90,21 @@ def test_what_the_recipe_says_of_its_files_is_in_their_sources(tmp_path: Path) -
     )
 
 
+def test_general_conversations_of_each_stage_are_sources_with_terms(tmp_path: Path) -> None:
+    beside = "general_share = 0.3\ngeneral_files = "
+    talk = f"[tune]\n{beside}['tuned.jsonl']\n[distill]\nlayers = 2\n{beside}['taught.jsonl']\n"
+    recipe(tmp_path)
+    file = tmp_path / "r.toml"
+    file.write_text(file.read_text() + talk)
+    assert {"tuned.jsonl"} == named(sources_of(recipes.load(file))).keys() & {
+        "tuned.jsonl",
+        "taught.jsonl",
+    }
+    file.write_text(file.read_text().replace('"tune",', '"tune", "distill",'))
+    found = named(sources_of(recipes.load(file)))
+    assert found["taught.jsonl"].use == found["tuned.jsonl"].use == "trained"
+
+
 def test_the_licence_of_a_known_base_comes_from_the_table(tmp_path: Path) -> None:
     base = named(sources_of(recipe(tmp_path)))["Qwen/Qwen2.5-0.5B-Instruct"]
     assert (base.licence, base.said_by) == ("Apache-2.0", "row in the table of bases")

@@ -119,6 +119,45 @@ def test_cross_entropy_keeps_one_tensor_of_the_logits_size() -> None:
     assert kept == [6 * 50]
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_spent_logits_become_their_gradient_in_the_same_memory(kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    states, head = torch.randn(6, 8, dtype=kind), torch.randn(50, 8, dtype=kind)
+    targets = torch.randint(50, (6,))
+    found = []
+    for spent in (False, True):
+        own = states.clone().requires_grad_()
+        logits = functional.linear(own, head)
+        before = logits.detach().clone()
+        loss = cross_entropy(logits, targets, spent=spent)
+        assert torch.equal(logits.detach(), before) is not spent
+        loss.backward()
+        found.append((loss.detach(), own.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_a_head_whose_logits_are_spent_has_the_gradient_of_torch(
+    model: Any, batch: Batch, cap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.config, "final_logit_softcapping", cap, raising=False)
+    monkeypatch.setattr(Head, "_check", lambda head: None)
+    head, found = Head(model, chunk_elements=model.config.vocab_size), []
+    with torch.no_grad():
+        states, targets = learned(head.hidden(batch.ids), batch.labels)
+    for frozen in (True, False):
+        monkeypatch.setattr(Head, "_is_frozen", lambda head, frozen=frozen: frozen)
+        own = states.clone().requires_grad_()
+        loss = head.entropy(own, targets)
+        found.append((loss.detach(), *torch.autograd.grad(loss, own)))
+    assert 1 < len(head.chunks(len(states), objectives.ENTROPY)) < len(head.chunks(len(states)))
+    own = states.clone().requires_grad_()
+    loss = functional.cross_entropy(head.logits(own), targets, reduction="sum")
+    wanted = (loss.detach(), *torch.autograd.grad(loss, own))
+    for one in found:
+        torch.testing.assert_close(one, wanted)
+
+
 def test_a_gradient_that_was_scaled_is_not_scaled_again() -> None:
     logits = torch.randn(6, 50, requires_grad=True)
     loss = cross_entropy(logits, torch.zeros(6, dtype=torch.long))

@@ -99,6 +99,25 @@ def test_a_packed_row_has_fewer_lengths_still() -> None:
     assert found == {640, 768, 896, 1024}
 
 
+@pytest.mark.parametrize(("large", "length"), [(1, 144), (1 << 40, 160)])
+def test_rows_of_a_large_model_are_filled_up_less(
+    model: Any, large: int, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "LARGE", large)
+    rows = [[5 + (at * n) % 90 for at in range(n)] for n in (63, 66)]
+    batch = batch_of([Example(ids=row, labels=row) for row in rows], range(2))
+    seen: list[tuple[int, ...]] = []
+    note = model.model.layers[0].register_forward_pre_hook(
+        lambda _, args: seen.append(tuple(args[0].shape))
+    )
+    with packs(model), torch.no_grad():
+        seen.clear()
+        states = packed.read_packed(model.base_model, batch.ids, batch.lengths)
+    note.remove()
+    assert seen == [(1, length, 64)]
+    assert states.shape == (2, 66, 64)
+
+
 def test_the_head_multiplies_few_shapes_however_many_positions_are_learned(model: Any) -> None:
     shapes: list[int] = []
     head = Head(model)

@@ -7,10 +7,11 @@ import pytest
 from tests.fakes.datasets import Recorder, tiny_dataset
 from tests.fakes.models import SMALL, tiny_llama
 from toolchain import artifacts
-from toolchain.errors import GateError
+from toolchain.errors import ConfigError, GateError
 from toolchain.recipe import TuneSpec
 from toolchain.training.probe import (
     Question,
+    beside,
     check_forgotten,
     forgotten,
     is_right,
@@ -102,12 +103,35 @@ def test_what_chance_may_explain_is_told_and_not_refused() -> None:
 def test_general_conversations_have_the_share_that_is_asked_for() -> None:
     own, talk = [{"own": at} for at in range(8)], [{"talk": at} for at in range(3)]
     assert mixed(own, talk, 0.0, 0) == own
-    assert mixed(own, (), 0.2, 0) == own
+    assert mixed(own, (), 0.0, 0) == own
     both = mixed(own, talk, 0.2, 0)
     assert (both[:8], len(both)) == (own, 10)
     again = mixed(own, talk, 0.5, 1)
     assert len(again) == 16
     assert {row["talk"] for row in again[8:]} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("own", "share", "count"), [(8, 0.0, 0), (8, 0.5, 8), (4, 0.01, 1)])
+def test_a_share_is_at_least_one_conversation(own: int, share: float, count: int) -> None:
+    assert len(beside(own, "abc", share)) == count
+
+
+def test_a_share_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError) as refused:
+        mixed([{"own": 1}], (), 0.2, 0)
+    assert refused.value.message == "general_share: there are no general conversations to learn"
+
+
+def test_a_model_that_forgot_most_is_told_of_where_no_limit_forbids_it() -> None:
+    lost = forgotten([True] * 112 + [False] * 88, [True] * 3 + [False] * 197)
+    told = check_forgotten("distill", lost, 100, "learn more")
+    assert told == (
+        "distill: of 200 general questions 56.0% → 1.5% (± 3.5%): 54.5 points are forgotten, more "
+        "than half of what it knew, and `max_forgotten` allows it: learn more"
+    )
+    some = forgotten([True] * 112 + [False] * 88, [True] * 50 + [False] * 150)
+    assert check_forgotten("distill", some, 100) == ""
+    assert check_forgotten("distill", forgotten([False] * 9, [False] * 9), 100) == ""
 
 
 def test_tune_asks_before_and_after_and_learns_general_conversations_too(tmp_path: Path) -> None:

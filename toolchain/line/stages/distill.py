@@ -31,6 +31,7 @@ def _run(flow: Flow) -> Checkpoint:
         student=student,
         assignment=_assignment(flow, teacher),
         questions=flow.questions(),
+        talk=flow.talk(spec),
     )
     flow.teacher = Original(base=teacher.path) if spec.teacher else flow.reference()
     if student and not spec.needs_same_tokens:
@@ -72,7 +73,7 @@ def _plan(recipe: Recipe, target: Target, form: str) -> str:
     count = spec.layers if isinstance(spec.layers, int) else len(spec.layers)
     student = spec.student or f"{count} layer{'s' * (count > 1)} of the teacher"
     learned = "labels" if spec.loss == "labels" else f"{spec.loss}, T={spec.temperature:g}"
-    text = f"{spec.teacher or 'the tuned model'} → {student}, {learned}, {spec.length}"
+    text = f"{spec.teacher or 'the tuned model'} → {student}, {learned}, {spec.length}{spec.beside}"
     if spec.write is None:
         return text
     sources = ", ".join((*spec.write.questions, *spec.write.documents))
@@ -94,6 +95,8 @@ def _result(artifact: Artifact) -> str:
         text += "; there is nothing to teach"
     if figures.written:
         text += f"; {figures.written:,} conversations written"
+    if general := figures.best.general:
+        text += f"; {general:,} general conversations learned beside {figures.conversations:,}"
     for name, each in trained.items():
         text += f"; {name}{scores(each.mark)}" if each else ""
     if figures.forgotten:

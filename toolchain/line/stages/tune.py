@@ -26,7 +26,7 @@ def _run(flow: Flow) -> Checkpoint:
         seed=recipe.seed,
         general=flow.general(recipe.evaluate.general),
         questions=flow.questions(),
-        talk=flow.talk() if recipe.tune.general_share else (),
+        talk=flow.talk(recipe.tune),
         planted=recipe.evaluate.leak.planted,
     )
     flow.unmerged = replace(base, adapter=out / ADAPTER)
@@ -45,7 +45,8 @@ def _plan(recipe: Recipe, target: Target, form: str) -> str:
     bits = " on four bits" * (spec.base_bits == 4)
     is_all = spec.target_modules == LINEAR
     modules = "all linear layers" if is_all else ", ".join(spec.target_modules)
-    return f"LoRA{bits} r={spec.r} alpha={spec.alpha} on {modules}, {spec.length}, base {source}"
+    how = f"LoRA{bits} r={spec.r} alpha={spec.alpha} on {modules}, {spec.length}{spec.beside}"
+    return f"{how}, base {source}"
 
 
 def _result(artifact: Artifact) -> str:
