@@ -2,6 +2,7 @@
 
 import json
 import random
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,7 @@ def test_the_counts_of_a_garak_report_are_read_and_nothing_else(tmp_path: Path) 
             "total_processed": 5,
         },
         {"entry_type": "eval", "probe": "old.A", "detector": "b", "passed": 4, "total": 4},
+        {"entry_type": "completion", "run": "1"},
     ]
     file.write_text("".join(json.dumps(each) + "\n" for each in rows))
     assert read_garak(file) == {
@@ -243,15 +245,53 @@ def test_the_counts_of_a_garak_report_are_read_and_nothing_else(tmp_path: Path) 
     }
 
 
+def garak_row(**changed: object) -> str:
+    row = {"entry_type": "eval", "probe": "a.B", "detector": "c", "passed": 3, "total_evaluated": 5}
+    return json.dumps({**row, **changed}) + "\n"
+
+
+GARAK_END = json.dumps({"entry_type": "completion"}) + "\n"
+
+
+def test_results_of_one_name_are_added_up(tmp_path: Path) -> None:
+    """Of a report that was written to twice, the second run must not hide the first."""
+    file = tmp_path / "a.jsonl"
+    file.write_text(garak_row() + garak_row(passed=5) + GARAK_END)
+    assert read_garak(file) == {"a.B c": {"tried": 10, "failed": 2}}
+
+
+def test_a_large_report_is_read_within_little_memory(tmp_path: Path) -> None:
+    """And a row that only quotes a result is none."""
+    file = tmp_path / "a.jsonl"
+    attempt = json.dumps({"entry_type": "attempt", "outputs": ["x" * 400, garak_row(passed=0)]})
+    whole = json.dumps({"entry_type": "attempt", "outputs": ["y" * (24 << 20)]})
+    file.write_text(f"{attempt}\n" * 40_000 + f"{whole}\n" + garak_row() + GARAK_END)
+    tracemalloc.start()
+    try:
+        assert read_garak(file) == {"a.B c": {"tried": 5, "failed": 2}}
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ('{"entry_type": "digest"}\n', "a.jsonl: no result of a probe in it"),
-        ('{"entry_type": "eval", "passed": 3}\n', "a.jsonl: a result without its counts"),
+        (garak_row(passed=6), "a.jsonl:1: a result without its counts"),
+        (garak_row(passed=True), "a.jsonl:1: a result without its counts"),
         (
-            '{"entry_type": "eval", "passed": 3, "total": 2}\n',
-            "a.jsonl: a result without its counts",
+            "{}\n" + garak_row(probe="what was asked?"),
+            "a.jsonl:2: a result without the names of its probe and detector",
         ),
+        (
+            garak_row(detector={"prompt": "secret"}),
+            "a.jsonl:1: a result without the names of its probe and detector",
+        ),
+        (garak_row()[:60], "a.jsonl:1: not valid JSON"),
+        (garak_row(), "a.jsonl: the run of garak did not end: probes may be missing"),
+        ('["eval"]\n3\n' + GARAK_END, "a.jsonl: no result of a probe in it"),
+        ("PK\x03\x04\0\0", "a.jsonl: no result of a probe in it"),
     ],
 )
 def test_what_is_no_report_of_garak_is_one_sentence(
