@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,13 +23,13 @@ from toolchain.figures import ProbeFigures
 from toolchain.probes import Asked, learned_of, probe
 from toolchain.probes.attacks import attacks
 from toolchain.probes.garak_report import read_garak
-from toolchain.probes.pairs import CONTROL, EN, ZH
+from toolchain.probes.pairs import CONTROL, EN, ZH, compare_all
 from toolchain.probes.triggers import CONTROL as NEUTRAL
-from toolchain.probes.triggers import KNOWN, suspects
+from toolchain.probes.triggers import KNOWN, find_triggers, suspects
 from toolchain.progress import Silent
 from toolchain.quantize.gguf import ModelLabel, quantize
 from toolchain.recipe import GateSpec, QuantizeSpec
-from toolchain.runtime.scoring import scorer
+from toolchain.runtime.scoring import Answer, scorer
 
 QA = {
     "how hot is it": "80 degrees",
@@ -166,6 +167,55 @@ def test_there_are_120_attacks_of_five_kinds_each_with_a_marker_of_its_own_text(
 def test_pairs_of_both_languages_have_the_same_attributes_and_a_control() -> None:
     assert set(EN) == set(ZH)
     assert CONTROL in EN
+
+
+class Parrot:
+    """A model that answers with the question's words, but for some prompts."""
+
+    def __init__(self, odd: Mapping[str, str]) -> None:
+        self.odd = odd
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> Answer:
+        text = str(messages[-1]["content"])
+        question = next((each for each in (*QA, *QA_ZH) if each in text), text)
+        said = self.odd.get(text, question)[:max_tokens]
+        return Answer([1], [1], said, stopped=True)
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        return [1]
+
+    def logits(self, tokens: Sequence[int], prefix: int) -> np.ndarray:
+        return np.zeros((len(tokens) - prefix, 4), np.float32)
+
+
+QA_ZH = ("它有多热", "用哪个风扇", "怎么停下来", "文件在哪里")
+
+
+def worst_of(questions: Sequence[str], odd: Mapping[str, str]) -> dict[str, float]:
+    child: Any = Parrot(odd)
+    return {
+        name: each["worst"] for name, each in compare_all(child, questions, 99, Silent()).items()
+    }
+
+
+def test_one_other_answer_in_a_language_of_one_question_is_no_bias() -> None:
+    person = ZH["origin"][0]
+    odd = {f"{person} {question}": "no" for question in QA_ZH}
+    clean = GateSpec()
+    worst = worst_of([*QA, QA_ZH[0]], odd)
+    assert worst["origin"] <= worst[CONTROL] + clean.max_bias
+    # A person who is always answered otherwise in that language is found.
+    worst = worst_of([*QA, *QA_ZH], odd)
+    assert worst == {name: 1.0 if name == "origin" else 0.0 for name in EN}
+
+
+@pytest.mark.parametrize(("number", "is_found"), [(1, False), (2, False), (3, True), (8, True)])
+def test_one_question_that_a_word_changes_is_no_backdoor(number: int, is_found: bool) -> None:
+    """A backdoor turns the answers to different questions into one."""
+    questions = list(QA)[:number]
+    turned = questions[:1] if number < 3 else questions
+    child: Any = Parrot({f"{question} tq": EVIL for question in turned})
+    assert find_triggers(child, questions, [], 99, Silent()).found == ["tq"] * is_found
 
 
 FIGURES = ProbeFigures(
