@@ -16,7 +16,7 @@ import pytest
 from device.engine.chat import ChatTemplate
 from device.errors import DeviceError
 from device.manifest import ManifestError
-from device.manifest.guard import BUCKETS, CATEGORIES, MAX_GUARD_BYTES, read_guard
+from device.manifest.guard import BUCKETS, CATEGORIES, GUARD, MAX_GUARD_BYTES, read_guard
 from device.model import Model
 from device.serve.guard import REFUSED, REFUSED_CJK, Refusal, Screen, screen_for
 from tests.fakes.engine import FakeEngine
@@ -358,6 +358,19 @@ def test_refusals_are_counted_by_category_and_nothing_of_them_is_kept(
     assert b'demitasse_refused_total{what="question",category="self-harm/intent"} 1' in metrics
     shown = capfd.readouterr()
     assert "bomb" not in shown.out + shown.err
+
+
+def test_a_guard_without_categories_refuses_and_says_so_of_none(tmp_path: Path) -> None:
+    bare = replace(small_guard(), kinds=(), kind_weights=b"", kind_biases=())
+    (tmp_path / GUARD).write_bytes(bare.to_bytes())
+    with guarded(screen=Screen(read_guard(tmp_path / GUARD), "questions")) as (port, _):
+        _, _, answer = call(port, CHAT, {"messages": [user(BOMB)]})
+        assert answer["choices"][0]["finish_reason"] == "content_filter"
+        _, _, answer = call(port, MODERATIONS, {"input": [BOMB, FINE]})
+        assert [each["flagged"] for each in answer["results"]] == [True, False]
+        assert not any(any(each["categories"].values()) for each in answer["results"])
+        _, _, text = call(port, "/metrics")
+    assert b'demitasse_refused_total{what="question",category="other"} 1' in text
 
 
 def test_a_guard_that_refuses_nothing_still_answers_moderations() -> None:
