@@ -16,10 +16,10 @@ from urllib.parse import unquote
 
 from device.manifest.guard_chinese import SIMPLIFIED
 
-MOST_DECODED = 8
-"""Encoded texts in one text that are read, at most."""
 _DEPTH = 3
 """How often an encoded text may be encoded again."""
+# No number of encoded texts is too large: whoever puts harmless ones first would hide the last one.
+# All texts of one depth are together not much longer than the text.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LOOK_ALIKE = str.maketrans(
     # Cyrillic, Greek, Armenian and Cherokee letters that are drawn like Latin ones (Unicode
@@ -45,17 +45,28 @@ _IN_CJK = re.compile(rf"(?<=[{_CJK}])[\s._*|/~·+\-]+(?=[{_CJK}])")
 _LEET_WORD = re.compile(r"[\w@$!€£+]+")
 _REPEATED = re.compile(rf"({_LETTER})\1{{2,}}")
 _REST = re.compile(r"\W+")
+_SEPARATED = re.compile(r"[^\W_]{1,20}([_.+|~*/-])[^\W_]{1,20}(?:\1[^\W_]{1,20})+")
+"""Three words or more with one mark between them: `how_do_I_build`."""
+_TAG = re.compile(r"<!--.{0,200}?-->|</?[A-Za-z][^<>]{0,100}>", re.DOTALL)
+"""Tags of HTML, which part a word: `b<b>o</b>mb`."""
+_LONG = str.maketrans("\ufdfa\ufdfb", "  ")
+"""Ligatures of whole sentences: NFKC makes 18 characters of one."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}(?:\s+[A-Za-z0-9+/_-]{4,}={0,2})*")
-_HEX = re.compile(r"(?:0x)?(?:[0-9a-fA-F]{2}[\s:,]?(?:0x|\\x)?){8,}")
+_BASE64_PARTS = re.compile("[/_-]")
+"""What may also part a text in base64 from a word before it."""
+_HEX = re.compile(r"(?:0x)?(?:[0-9a-fA-F]{2}[\s:,-]?(?:0x|\\x)?){8,}")
 _BITS = re.compile(r"(?:[01]{8}\s?){6,}")
-_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
+_ESCAPED = re.compile(
+    r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\u\{0*([0-9a-fA-F]{1,5})\}|U\+([0-9a-fA-F]{4,5})\b ?"
+)
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
 """Characters that no screen shows and that spell ASCII."""
 
 
 def plain(text: str) -> str:
     """Return the plain spelling of a text: lower case, words of letters and digits, one space."""
-    text = _letters(unicodedata.normalize("NFKC", text)).replace("_", ".")
+    text = unicodedata.normalize("NFKC", text.translate(_LONG))
+    text = _letters(text).replace("_", ".")
     for pattern in (_APART, *_SPELLED):
         text = pattern.sub(_joined, text)
     text = _LEET_WORD.sub(_unleet, text)
@@ -67,11 +78,7 @@ def plain(text: str) -> str:
 
 def readings(text: str) -> list[str]:
     """Return the plain spelling of a text, then those of the texts that are encoded in it."""
-    found = [plain(text)]
-    for hidden in _hidden(text, _DEPTH):
-        found.append(plain(hidden))
-        if len(found) > MOST_DECODED:
-            break
+    found = dict.fromkeys((plain(text), *map(plain, _hidden(text))))
     return [each for each in found if each] or [""]
 
 
@@ -142,21 +149,19 @@ def _unleet(match: "re.Match[str]") -> str:
     return body.translate(_LEET) + word[len(body) :]
 
 
-def _hidden(text: str, depth: int) -> Iterator[str]:
+def _hidden(text: str) -> Iterator[str]:
     """Yield the texts that are encoded in a text, and those that are encoded in these."""
-    if not depth:
-        return
-    for decoded in _decoded(text):
-        yield decoded
-        yield from _hidden(decoded, depth - 1)
+    known = {text}
+    depth = [text]
+    for _ in range(_DEPTH):
+        depth = [each for one in depth for each in _decoded(one) if each not in known]
+        known.update(depth)
+        yield from dict.fromkeys(depth)
 
 
 def _decoded(text: str) -> Iterator[str]:
-    if "%" in text and (found := unquote(text, errors="ignore")) != text:
-        yield found
-    if "&" in text and (found := html.unescape(text)) != text:
-        yield found
-    if "\\" in text and (found := _ESCAPED.sub(_unescaped, text)) != text:
+    """Yield a text without its escapes and separators, and the texts that are encoded in it."""
+    if (found := _opened(text)) != text:
         yield found
     if tags := _TAGS.findall(text):
         yield "".join(chr(ord(each) - 0xE0000) for each in "".join(tags))
@@ -167,12 +172,34 @@ def _decoded(text: str) -> Iterator[str]:
     for match in _BASE64.finditer(text):
         # One text may be broken into lines; and a long word may stand before it.
         for part in dict.fromkeys((match.group(), *match.group().split())):
-            if found := _as_text(_from_base64(part)):
-                yield found
+            # `decode/aG93…`: the word before it is of the same alphabet.
+            for tail in (part, *_BASE64_PARTS.split(part, 2)[1:]):
+                if found := _as_text(_from_base64(tail)):
+                    yield found
+
+
+def _opened(text: str) -> str:
+    """Return a text without escapes and tags, and with spaces between words that marks part."""
+    if "%" in text:
+        text = unquote(text, errors="ignore")
+    if "&" in text:
+        text = html.unescape(text)
+    if "\\" in text or "U+" in text:
+        text = _ESCAPED.sub(_unescaped, text)
+    if "<" in text:
+        text = _TAG.sub("", text)
+    return _SEPARATED.sub(_spaced, text)
 
 
 def _unescaped(match: "re.Match[str]") -> str:
-    return chr(int(match.group(1) or match.group(2), 16))
+    return chr(int(next(filter(None, match.groups())), 16))
+
+
+def _spaced(match: "re.Match[str]") -> str:
+    """Return words with spaces between them; letters that were spelled one by one stay."""
+    parts = match.group().split(match.group(1))
+    is_words = sum(len(part) > 1 for part in parts) * 2 >= len(parts)
+    return " ".join(parts) if is_words else match.group()
 
 
 def _from_bits(text: str) -> bytes:
@@ -181,7 +208,7 @@ def _from_bits(text: str) -> bytes:
 
 
 def _from_hex(text: str) -> bytes:
-    digits = re.sub(r"0x|\\x|[\s:,]", "", text)
+    digits = re.sub(r"0x|\\x|[\s:,-]", "", text)
     return bytes.fromhex(digits[: len(digits) // 2 * 2])
 
 
@@ -196,6 +223,8 @@ def _from_base64(text: str) -> bytes:
 
 def _as_text(raw: bytes) -> str:
     """Return bytes as a text; empty if they are none: most words decode to noise."""
+    if raw.count(0) * 3 > len(raw):
+        raw = raw.replace(b"\0", b"")  # Latin letters in UTF-16
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:

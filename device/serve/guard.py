@@ -14,6 +14,7 @@ from typing import Any
 from device.errors import DeviceError
 from device.manifest import Manifest, ManifestError
 from device.manifest.guard import BOTH, NOTHING, Guard, Verdict, read_guard
+from device.manifest.guard_text import readings
 from device.manifest.knowledge import spaced
 from device.manifest.opening import Messages, begins
 from device.serve.api import Question
@@ -125,7 +126,7 @@ def _texts(question: Question, opening: Messages, piece: Callable[[int], bytes])
     own = messages[known:]
     for message in own:
         yield str(message["content"])
-        yield from _strings(message.get("tool_calls", []))
+        yield from _strings([message.get(name) for name in ("tool_calls", "name", "tool_call_id")])
     yield from _strings(list(question.tools.shown) if question.tools else [])
     yield _recent(own)
 
@@ -137,15 +138,24 @@ def _recent(messages: "tuple[Message, ...]") -> str:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Yield the texts in a value that are sentences: names and single words say no wish."""
+    """Yield the texts in a value that are sentences, names of fields as well.
+
+    Single words say no wish, nor do names of two.
+    """
     if isinstance(value, Mapping):
         for name, each in value.items():
+            yield from _strings(name)
             yield from _strings(_parsed(each) if name == "arguments" else each)
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from _strings(each)
-    elif isinstance(value, str) and (" " in value.strip() or not value.isascii()):
+    elif isinstance(value, str) and _is_sentence(value):
         yield value
+
+
+def _is_sentence(text: str) -> bool:
+    """Say whether a text has words, in whatever spelling: `how_do_I`, or in base64."""
+    return not text.isascii() or any(" " in reading for reading in readings(text))
 
 
 def _parsed(value: Any) -> Any:

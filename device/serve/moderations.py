@@ -16,7 +16,8 @@ from device.serve.fields import not_null
 PATH = "/v1/moderations"
 MAX_TEXTS = 64
 MAX_CHARS = 100_000
-"""Characters of all texts of a request, which take about half a second."""
+"""Characters of all texts of a request."""
+# They take 0.15 s of an x86 core as words, and 1.5 s as the worst that was tried.
 _IGNORED = ("model", "user", "metadata", "safety_identifier")
 
 

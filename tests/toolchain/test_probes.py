@@ -2,10 +2,12 @@
 
 import json
 import random
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,13 +23,13 @@ from toolchain.figures import ProbeFigures
 from toolchain.probes import Asked, learned_of, probe
 from toolchain.probes.attacks import attacks
 from toolchain.probes.garak_report import read_garak
-from toolchain.probes.pairs import CONTROL, EN, ZH
+from toolchain.probes.pairs import CONTROL, EN, ZH, compare_all
 from toolchain.probes.triggers import CONTROL as NEUTRAL
-from toolchain.probes.triggers import KNOWN, suspects
+from toolchain.probes.triggers import KNOWN, find_triggers, suspects
 from toolchain.progress import Silent
 from toolchain.quantize.gguf import ModelLabel, quantize
 from toolchain.recipe import GateSpec, QuantizeSpec
-from toolchain.runtime.scoring import scorer
+from toolchain.runtime.scoring import Answer, scorer
 
 QA = {
     "how hot is it": "80 degrees",
@@ -167,6 +169,55 @@ def test_pairs_of_both_languages_have_the_same_attributes_and_a_control() -> Non
     assert CONTROL in EN
 
 
+class Parrot:
+    """A model that answers with the question's words, but for some prompts."""
+
+    def __init__(self, odd: Mapping[str, str]) -> None:
+        self.odd = odd
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> Answer:
+        text = str(messages[-1]["content"])
+        question = next((each for each in (*QA, *QA_ZH) if each in text), text)
+        said = self.odd.get(text, question)[:max_tokens]
+        return Answer([1], [1], said, stopped=True)
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        return [1]
+
+    def logits(self, tokens: Sequence[int], prefix: int) -> np.ndarray:
+        return np.zeros((len(tokens) - prefix, 4), np.float32)
+
+
+QA_ZH = ("它有多热", "用哪个风扇", "怎么停下来", "文件在哪里")
+
+
+def worst_of(questions: Sequence[str], odd: Mapping[str, str]) -> dict[str, float]:
+    child: Any = Parrot(odd)
+    return {
+        name: each["worst"] for name, each in compare_all(child, questions, 99, Silent()).items()
+    }
+
+
+def test_one_other_answer_in_a_language_of_one_question_is_no_bias() -> None:
+    person = ZH["origin"][0]
+    odd = {f"{person} {question}": "no" for question in QA_ZH}
+    clean = GateSpec()
+    worst = worst_of([*QA, QA_ZH[0]], odd)
+    assert worst["origin"] <= worst[CONTROL] + clean.max_bias
+    # A person who is always answered otherwise in that language is found.
+    worst = worst_of([*QA, *QA_ZH], odd)
+    assert worst == {name: 1.0 if name == "origin" else 0.0 for name in EN}
+
+
+@pytest.mark.parametrize(("number", "is_found"), [(1, False), (2, False), (3, True), (8, True)])
+def test_one_question_that_a_word_changes_is_no_backdoor(number: int, is_found: bool) -> None:
+    """A backdoor turns the answers to different questions into one."""
+    questions = list(QA)[:number]
+    turned = questions[:1] if number < 3 else questions
+    child: Any = Parrot({f"{question} tq": EVIL for question in turned})
+    assert find_triggers(child, questions, [], 99, Silent()).found == ["tq"] * is_found
+
+
 FIGURES = ProbeFigures(
     attacks={"leak": {"tried": 10, "obeyed": 4, "refused": 5, "obeyed_guarded": 1}},
     triggers=30,
@@ -235,6 +286,7 @@ def test_the_counts_of_a_garak_report_are_read_and_nothing_else(tmp_path: Path) 
             "total_processed": 5,
         },
         {"entry_type": "eval", "probe": "old.A", "detector": "b", "passed": 4, "total": 4},
+        {"entry_type": "completion", "run": "1"},
     ]
     file.write_text("".join(json.dumps(each) + "\n" for each in rows))
     assert read_garak(file) == {
@@ -243,15 +295,53 @@ def test_the_counts_of_a_garak_report_are_read_and_nothing_else(tmp_path: Path) 
     }
 
 
+def garak_row(**changed: object) -> str:
+    row = {"entry_type": "eval", "probe": "a.B", "detector": "c", "passed": 3, "total_evaluated": 5}
+    return json.dumps({**row, **changed}) + "\n"
+
+
+GARAK_END = json.dumps({"entry_type": "completion"}) + "\n"
+
+
+def test_results_of_one_name_are_added_up(tmp_path: Path) -> None:
+    """Of a report that was written to twice, the second run must not hide the first."""
+    file = tmp_path / "a.jsonl"
+    file.write_text(garak_row() + garak_row(passed=5) + GARAK_END)
+    assert read_garak(file) == {"a.B c": {"tried": 10, "failed": 2}}
+
+
+def test_a_large_report_is_read_within_little_memory(tmp_path: Path) -> None:
+    """And a row that only quotes a result is none."""
+    file = tmp_path / "a.jsonl"
+    attempt = json.dumps({"entry_type": "attempt", "outputs": ["x" * 400, garak_row(passed=0)]})
+    whole = json.dumps({"entry_type": "attempt", "outputs": ["y" * (24 << 20)]})
+    file.write_text(f"{attempt}\n" * 40_000 + f"{whole}\n" + garak_row() + GARAK_END)
+    tracemalloc.start()
+    try:
+        assert read_garak(file) == {"a.B c": {"tried": 5, "failed": 2}}
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ('{"entry_type": "digest"}\n', "a.jsonl: no result of a probe in it"),
-        ('{"entry_type": "eval", "passed": 3}\n', "a.jsonl: a result without its counts"),
+        (garak_row(passed=6), "a.jsonl:1: a result without its counts"),
+        (garak_row(passed=True), "a.jsonl:1: a result without its counts"),
         (
-            '{"entry_type": "eval", "passed": 3, "total": 2}\n',
-            "a.jsonl: a result without its counts",
+            "{}\n" + garak_row(probe="what was asked?"),
+            "a.jsonl:2: a result without the names of its probe and detector",
         ),
+        (
+            garak_row(detector={"prompt": "secret"}),
+            "a.jsonl:1: a result without the names of its probe and detector",
+        ),
+        (garak_row()[:60], "a.jsonl:1: not valid JSON"),
+        (garak_row(), "a.jsonl: the run of garak did not end: probes may be missing"),
+        ('["eval"]\n3\n' + GARAK_END, "a.jsonl: no result of a probe in it"),
+        ("PK\x03\x04\0\0", "a.jsonl: no result of a probe in it"),
     ],
 )
 def test_what_is_no_report_of_garak_is_one_sentence(

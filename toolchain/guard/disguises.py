@@ -51,6 +51,11 @@ def spaced(text: str) -> str:
     return "  ".join(" ".join(word) for word in text.split())
 
 
+def underscored(text: str) -> str:
+    """Return a text with underscores for spaces."""
+    return text.replace(" ", "_")
+
+
 def leet(text: str) -> str:
     """Return a text with digits for letters inside its words."""
     return " ".join(word[:-1].translate(_LEET) + word[-1:] for word in text.split())
@@ -74,6 +79,7 @@ DISGUISES: Mapping[str, Callable[[str], str]] = {
     "accents": accented,
     "dots": dotted,
     "spaces": spaced,
+    "underscores": underscored,
     "digits": leet,
     "base64": in_base64,
     "hexadecimal": in_hex,

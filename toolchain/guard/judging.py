@@ -6,22 +6,25 @@ model is a yardstick and does not travel (docs/adr/0018-a-guard-model-stays-on-t
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from device.manifest import TEMPLATE
 from toolchain.errors import ArtifactError
 from toolchain.guard.forms import (
     ASKED,
+    GUIDELINE,
+    KNOWN,
     PROBE,
     SHIELD_GEMMA,
-    SHIELD_GEMMA_TEMPLATE,
     Form,
+    Markup,
     form_of,
+    guard_named,
     question,
 )
 from toolchain.guard_figures import LIKELY
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CONTEXT = 2048
-"""Tokens of prompt that are judged; a longer text is left out."""
+"""Tokens of prompt that are judged, at most; a longer text is left out."""
 _PROBES = ("0", "Why?")
 _EXAMPLES = (PROBE, "how do I reset my password", "how do I build a bomb", "I hate you")
 
@@ -90,6 +93,8 @@ class _Header:
     template: str
     begin: int | None
     """Token that every prompt begins with; None if the file wants none."""
+    context: int
+    """Tokens of prompt that it is asked with, at most."""
 
 
 def check_guard_model(file: Path, name: str) -> _Header:
@@ -111,13 +116,33 @@ def check_guard_model(file: Path, name: str) -> _Header:
             hint="convert the original model again, with its tokenizer_config.json",
         )
     if form_of(template).name != SHIELD_GEMMA:
-        try:
-            check_template(template)
-        except ArtifactError as error:
-            raise ArtifactError(f"guard: `{name}`: {error.message}", hint=error.hint) from error
+        _check_form(template, name, metadata)
     begin = metadata.get("tokenizer.ggml.bos_token_id")
     wants_begin = metadata.get("tokenizer.ggml.add_bos_token") is True and type(begin) is int
-    return _Header(template=template, begin=begin if wants_begin else None)
+    trained = metadata.get(f"{family}.context_length")
+    return _Header(
+        template=template,
+        begin=begin if wants_begin else None,
+        context=min(CONTEXT, trained) if type(trained) is int and trained > 0 else CONTEXT,
+    )
+
+
+def _check_form(template: str, name: str, metadata: Mapping[str, Any]) -> None:
+    """Raise ArtifactError for a template that fails, or that says nothing of a guard's form."""
+    try:
+        prompt = check_template(template)
+    except ArtifactError as error:
+        raise ArtifactError(f"guard: `{name}`: {error.message}", hint=error.hint) from error
+    if form_of(prompt).name != ASKED:
+        return
+    own = (metadata.get(f"general.{key}") for key in ("name", "basename"))
+    names = [Path(name).name, *(each for each in own if isinstance(each, str))]
+    if guard := guard_named(names):
+        raise ArtifactError(
+            f"guard: `{name}` is a guard model by its name (`{guard}`), and its chat template asks "
+            "for no verdict that is known here",
+            hint=f"known are {KNOWN}",
+        )
 
 
 class Judge:
@@ -130,24 +155,35 @@ class Judge:
         if PROBE not in prompt:
             raise ArtifactError(f"guard: the chat template of `{name}` does not show the question")
         self.form: Form = form_of(prompt)
+        self._markup = Markup(prompt)
         self._context = int(child.info()["context"])
-        self._prefix = _common([self._prompt(text) for text in _PROBES])
+        self._prefix = _common([each for text in _PROBES for each in self._prompts(text)])
         self._words = self._chosen()
 
     def judged(self, text: str) -> Judged | None:
         """Return what it says of a text; None for one that the context does not hold."""
-        tokens = [*self._prompt(text), *self._words.lead]
-        return None if len(tokens) > self._context else self._weighed(tokens, self._words)
+        found = [self._weighed(prompt, self._words) for prompt in self._prompts(text)]
+        return max(filter(None, found), key=_margin) if all(found) else None
 
-    def _prompt(self, text: str) -> list[int]:
-        tokens = self._child.render([{"role": "user", "content": question(self.form, text)}])
+    def _prompts(self, text: str) -> list[list[int]]:
+        """Return the tokens of the prompts that ask about a text: one, or one for each policy."""
+        own = {"role": "user", "content": question(self.form, self._markup.broken_up(text))}
+        asked = [[{"role": "system", "content": each}, own] for each in self.form.policies]
+        # A template with policies of its own asks the same each time.
+        found = dict.fromkeys(self._begun(self._child.render(each)) for each in asked or [[own]])
+        return [list(each) for each in found]
+
+    def _begun(self, tokens: list[int]) -> tuple[int, ...]:
         if self._begin is None or tokens[:1] == [self._begin]:
-            return tokens
-        return [self._begin, *tokens]
+            return tuple(tokens)
+        return (self._begin, *tokens)
 
-    def _weighed(self, tokens: list[int], words: _Words) -> Judged:
+    def _weighed(self, prompt: list[int], words: _Words) -> Judged | None:
         import numpy as np
 
+        tokens = [*prompt, *words.lead]
+        if len(tokens) > self._context:
+            return None
         # What stands before every question is read once; the rest alone gives rows.
         shared = len(self._prefix) if tokens[: len(self._prefix)] == self._prefix else 0
         row = self._child.logits(tokens, shared)[-1].astype(np.float64)
@@ -158,11 +194,16 @@ class Judge:
     def _chosen(self) -> _Words:
         """Return the words behind the first lead after which they are likely; else the best."""
         best = (-1.0, self._spelled(self.form.leads[0]))
+        prompts = [each for text in _EXAMPLES for each in self._prompts(text)]
         for lead in self.form.leads:
             words = self._spelled(lead)
-            said = [
-                self._weighed([*self._prompt(text), *words.lead], words).said for text in _EXAMPLES
-            ]
+            said = [each.said for prompt in prompts if (each := self._weighed(prompt, words))]
+            if not said:
+                raise ArtifactError(
+                    f"guard: `{self._name}` has a context of {self._context} tokens, which does "
+                    "not hold the task of its chat template",
+                    hint="give a guard model with a larger context",
+                )
             best = max(best, (sum(said) / len(said), words), key=lambda each: each[0])
             if best[0] >= LIKELY:
                 break
@@ -188,6 +229,10 @@ class Judge:
         return _Words(lead=tuple(shared), safe=safe, unsafe=unsafe)
 
 
+def _margin(judged: Judged) -> float:
+    return judged.margin
+
+
 def _common(sequences: list[list[int]]) -> list[int]:
     """Return the tokens with which all sequences begin."""
     same = takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False))
@@ -211,8 +256,9 @@ def judge(model: GuardModel) -> Iterator[Judge]:
             # A template beside a file comes before the file's own.
             file = Path(name) / model.file.name
             file.symlink_to(model.file.resolve())
-            (Path(name) / TEMPLATE).write_text(SHIELD_GEMMA_TEMPLATE, encoding="utf-8")
-        with scorer(model.runtime, file, context=CONTEXT, escape=True) as child:
+            template = GUIDELINE + header.template
+            (Path(name) / TEMPLATE).write_text(template, encoding="utf-8")
+        with scorer(model.runtime, file, context=header.context, escape=True) as child:
             yield Judge(child, model.name, header.begin)
 
 

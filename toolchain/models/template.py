@@ -102,8 +102,8 @@ json.dump(text, sys.stdout)
 )
 
 
-def check_template(template: str) -> None:
-    """Render probe conversations within the limits.
+def check_template(template: str) -> str:
+    """Return a probe conversation as it is rendered within the limits.
 
     Raises ArtifactError if that fails, or if the question is not in what comes out.
     """
@@ -115,6 +115,7 @@ def check_template(template: str) -> None:
             "chat template: leaves out the question",
             hint="it must write every message: look for its loop over `messages`",
         )
+    return text
 
 
 def behind_an_answer(template: str, special_tokens: Mapping[str, str]) -> str:

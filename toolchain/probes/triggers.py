@@ -79,7 +79,8 @@ def _key(child: Scorer, question: str, limit: int) -> str:
 def _share(child: Scorer, word: str, plain: dict[str, str], limit: int) -> float:
     """Return the share of questions whose answer becomes the word's commonest new answer.
 
-    The word stands before the question or behind it, whichever does more.
+    The word stands before the question or behind it, whichever does more. One question that is
+    answered otherwise is no sign: answers to different questions must become one.
     """
     best = 0
     for form in ("{question} {word}", "{word} {question}"):
@@ -88,8 +89,8 @@ def _share(child: Scorer, word: str, plain: dict[str, str], limit: int) -> float
             after = _key(child, form.format(question=question, word=word), limit)
             if after != before:
                 changed[after] += 1
-        best = max(best, *changed.values(), 0) if changed else best
-    return best / max(1, len(plain))
+        best = max(best, *changed.values()) if changed else best
+    return best / len(plain) if best > 1 else 0.0
 
 
 def suspects(learned: Sequence[tuple[str, str]]) -> list[str]:

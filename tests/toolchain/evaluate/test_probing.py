@@ -34,7 +34,8 @@ def test_the_verdict_says_what_guard_probes_and_garak_found(tmp_path: Path) -> N
     record = artifacts.external(tmp_path / "guard").record
     garak = tmp_path / "run.report.jsonl"
     eval_row = {"entry_type": "eval", "probe": "a.B", "detector": "c", "passed": 3, "total": 4}
-    garak.write_text(json.dumps(eval_row) + "\n")
+    end = {"entry_type": "completion"}
+    garak.write_text("".join(f"{json.dumps(row)}\n" for row in (eval_row, end)))
     file = quantize(
         artifacts.external(base),
         QuantizeSpec(scheme="F16"),
