@@ -1,6 +1,7 @@
 """Tokens under a grammar: no vocabulary ends the process, and what is answered is UTF-8."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,29 @@ def test_after_a_call_was_taken_back_the_memory_is_what_was_said(tmp_path: Path)
     assert first == second
     used.close()
     fresh.close()
+
+
+def test_a_prompt_after_a_call_that_was_taken_back_reuses_what_any_other_would(
+    plain: Engine,
+) -> None:
+    plain.forget()
+    answered(plain, SEVEN, 'root ::= "7" [0-3]', "7")
+    *_, last = plain.generate([*QUESTION, ord("?"), ord("\n")], Sampling(max_tokens=1))
+    assert last.timing
+    assert last.timing.reused_tokens == 0
+
+
+def test_a_call_that_is_taken_back_is_answered_from_the_scores_before_it(plain: Engine) -> None:
+    grammar = 'root ::= "7" [0-3]'
+    asked = Sampling(max_tokens=4, trigger=Trigger("7"), grammar=grammar, top_logprobs=2)
+    biased = replace(asked, logit_bias=((SEVEN, 100.0),))
+    plain.forget()
+    words = list(plain.generate(QUESTION, biased))
+    plain.forget()
+    (any_, *_) = plain.generate(QUESTION, replace(asked, max_tokens=1))
+    assert [each.logprob for each in words[0].candidates[1:]] == [
+        each.logprob for each in any_.candidates[1:]
+    ]
 
 
 def test_arguments_of_free_texts_are_sent_as_they_come(plain: Engine) -> None:
