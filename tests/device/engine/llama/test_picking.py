@@ -127,6 +127,31 @@ def test_after_a_call_was_taken_back_the_memory_is_what_was_said(tmp_path: Path)
     fresh.close()
 
 
+def test_a_figure_that_the_grammar_would_make_longer_becomes_words(plain: Engine) -> None:
+    text = answered(plain, LETTER, 'root ::= "5" [0-9] "x"', "x")
+    assert "x5" not in text
+    assert answered(plain, LETTER, 'root ::= "5x"', "x") == "x5x"
+
+
+def test_a_figure_that_is_one_token_with_its_space_becomes_words(tmp_path: Path) -> None:
+    engine = load(tiny_gguf(tmp_path / "64.gguf", words=[" 64"], drawn=True), Settings(context=256))
+    assert "64" not in answered(engine, 259, 'root ::= " 64 6" [0-3]', " 64")
+    assert answered(engine, 259, 'root ::= " 64"{20}', " 64") == " 64" * 12
+    engine.close()
+
+
+@pytest.mark.parametrize("before_id", ["7", ""])
+def test_the_id_of_a_call_is_no_figure(plain: Engine, before_id: str) -> None:
+    asked = Sampling(
+        max_tokens=12,
+        grammar='root ::= "7" [0-9]{2} "x"',
+        trigger=Trigger("7", before_id=before_id),
+        logit_bias=((SEVEN, 100.0),),
+    )
+    text = "".join(step.text for step in plain.generate(QUESTION, asked))
+    assert (text == "7777x") is bool(before_id)
+
+
 def test_a_prompt_after_a_call_that_was_taken_back_reuses_what_any_other_would(
     plain: Engine,
 ) -> None:
