@@ -53,6 +53,8 @@ class Picker:
         """Bytes of a character of the held answer that is not whole yet."""
         self._call = b""
         """End of the call so far."""
+        self._is_silent = False
+        """Whether a call was taken back and nothing was said yet, so that some word must come."""
         self.changes_figure = False
         """Whether the grammar of a call changed a figure that the model would have said."""
 
@@ -68,6 +70,7 @@ class Picker:
             self._grammar = None
         assert self._sampling.trigger
         self._waits = Waiting(self._sampling.trigger, shut=True)
+        self._is_silent = not said
         self._call = b""
         self.changes_figure = False
         llama.llama_sampler_reset(self._chain)
@@ -121,11 +124,13 @@ class Picker:
         refused: set[int] = set()
         while True:
             token = scores.chosen(self._chain, refused)
-            step = waits.after(self._piece(token))
+            ends = self._is_silent and llama.llama_vocab_is_eog(self._vocab, token)
+            step = None if ends else waits.after(self._piece(token))
             if step is not None:
                 break
             refused.add(token)
 
+        self._is_silent = False
         llama.llama_sampler_accept(self._chain, token)
         if waits.accept(step):
             # The rest of the head is the beginning of what the grammar describes.

@@ -8,7 +8,7 @@ import pytest
 
 from device.engine import load
 from device.engine.base import Engine, Sampling, Settings, Trigger
-from tests.fakes.tiny_gguf import tiny_gguf
+from tests.fakes.tiny_gguf import END, tiny_gguf
 
 QUESTION = list(b"<|im_start|>user\n")
 WRONG = (b"\xc0@", b"\xe0\x80\x80", b"a\xc0@", b"a\0b", b"\xed\xa0\x80", b"\xc3a")
@@ -138,6 +138,24 @@ def test_a_figure_that_is_one_token_with_its_space_becomes_words(tmp_path: Path)
     assert "64" not in answered(engine, 259, 'root ::= " 64 6" [0-3]', " 64")
     assert answered(engine, 259, 'root ::= " 64"{20}', " 64") == " 64" * 12
     engine.close()
+
+
+def test_an_answer_in_place_of_a_call_is_not_empty(plain: Engine) -> None:
+    asked = Sampling(
+        max_tokens=12,
+        grammar='root ::= "7" [0-3]',
+        trigger=Trigger("7"),
+        logit_bias=((SEVEN, 300.0), (END, 200.0), (LETTER, 100.0)),
+    )
+    assert "".join(step.text for step in plain.generate(QUESTION, asked)) == "x"
+
+
+def test_an_answer_in_place_of_a_call_says_no_more_than_half_of_its_beginning(
+    plain: Engine,
+) -> None:
+    text = answered(plain, SEVEN, 'root ::= "7" [0-3]', "777777")
+    assert "777" in text
+    assert "7777" not in text
 
 
 @pytest.mark.parametrize("before_id", ["7", ""])
