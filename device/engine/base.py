@@ -75,7 +75,14 @@ class Trigger:
     anywhere: bool = True
     """Whether it may come after other text; if not, it is how the answer begins."""
     keeps_figures: bool = True
-    """Whether what follows is given up where the grammar refuses a figure (ADR 20)."""
+    """Whether what follows is given up where the grammar changes a figure (ADR 20)."""
+    before_id: str = ""
+    """Text of a call after which its id comes: digits there are no figure. Empty: it has none."""
+
+    def in_id(self, call: bytes) -> bool:
+        """Say whether the text of a call so far ends in its id."""
+        _, found, after = call.rpartition(self.before_id.encode()) if self.before_id else (b"",) * 3
+        return bool(found) and (not after or after.isalnum())
 
 
 @dataclass(frozen=True)

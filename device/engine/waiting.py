@@ -23,7 +23,10 @@ class Waiting:
     """Waits for a trigger in the text of an answer."""
 
     def __init__(self, trigger: Trigger, *, shut: bool = False) -> None:
-        """Wait for a trigger; if it is `shut`, no token completes it, nor begins it next."""
+        """Wait for a trigger.
+
+        If it is `shut`, at most half of it is said, and nothing of it by the first token.
+        """
         self._trigger = trigger
         self._shut = self._begins_text = shut
         self._text = trigger.text.encode()
@@ -43,7 +46,8 @@ class Waiting:
             found = said.find(self._text)
 
         if found < 0:
-            if self._begins_text and self._opens(said):
+            least = 1 if self._begins_text else len(self._text) // 2 + 1
+            if self._shut and self._opens(said, least):
                 return None
             return Step(said[-(len(self._text) - 1) :] if self._trigger.anywhere else said)
 
@@ -55,10 +59,11 @@ class Waiting:
         """Whether the text so far may be the beginning of a trigger."""
         return self._opens(self._said)
 
-    def _opens(self, said: bytes) -> bool:
+    def _opens(self, said: bytes, least: int = 1) -> bool:
+        """Say whether a text ends in at least so many bytes of the trigger, but not in all."""
         if not self._trigger.anywhere:
             return self._text.startswith(said[: len(self._text)])
-        return any(said.endswith(self._text[:length]) for length in range(1, len(self._text)))
+        return any(said.endswith(self._text[:length]) for length in range(least, len(self._text)))
 
     def accept(self, step: Step) -> bool:
         """Take a step; return whether the trigger is complete."""

@@ -71,6 +71,14 @@ class Markup:
         """Whether calls are written with their ids, which are short."""
         return ID in self.middle + self.end
 
+    @property
+    def before_id(self) -> str:
+        """Text after which a call's id comes; empty if calls are written without one."""
+        for part, before in ((self.middle, ""), (self.end, "}")):
+            if ID in part:
+                return before + part.partition(ID)[0]
+        return ""
+
     def call(self, name: str, arguments: Mapping[str, Any], call_id: str = "") -> str:
         """Return the text of a call as templates of this markup write it, the first one."""
         return self.opening + self._from_name(name, arguments, call_id) + self.last

@@ -14,6 +14,7 @@ from device.engine.base import FieldError, Sampling, Trigger
 from device.manifest.markups import HERMES, Markup, Message
 from device.manifest.tool_calls import shown_tool
 from device.serve import schema
+from device.serve.shapes import BOUNDS
 
 MAX_TOOLS = 128
 """Maximum number of tools in a request, as in OpenAI's API."""
@@ -22,8 +23,10 @@ MAX_TOOLS_BYTES = 1 << 16
 MAX_CALLS = 8
 """Maximum number of calls in one answer."""
 FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
-_BOUNDS = ('"integer"', '"number"', '"pattern"', '"format"', '"enum"', '"const"')
-"""What a schema says where its grammar may refuse a figure; texts alone are free."""
+_BOUNDED = {"integer", "number", "pattern", "format", "enum", "const", "multipleOf", *BOUNDS}
+_BOUNDED |= {"minLength", "maxLength", "propertyNames", "patternProperties"}
+_BOUND = re.compile("|".join(f'"{each}"' for each in sorted(_BOUNDED)))
+"""What a schema says where its grammar may change a figure; texts alone are free."""
 _NAME = re.compile("[a-zA-Z0-9_-]{1,64}")
 _FUNCTION = {"name": str, "description": str, "parameters": dict, "strict": bool}
 """Fields of a function → their kinds."""
@@ -64,8 +67,11 @@ class Tools:
 
         whole = self.must or answer is not None
         grammar = schema.calls(schemas, markup, most, whole=whole, answer=answer)
-        bounded = any(mark in json.dumps(schemas) for mark in _BOUNDS)
-        trigger = Trigger(markup.trigger, markup.head, markup.anywhere, bounded)
+        numbered = any(character.isdigit() for name in schemas for character in name)
+        bounded = numbered or bool(_BOUND.search(json.dumps(schemas)))
+        trigger = Trigger(
+            markup.trigger, markup.head, markup.anywhere, bounded, before_id=markup.before_id
+        )
         return replace(
             sampling, grammar=grammar, trigger=None if whole else trigger, calls_tools=True
         )

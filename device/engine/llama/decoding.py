@@ -66,7 +66,7 @@ class LlamaDecoder:
                 and sampling.top_logprobs is None
             )
             if sampling.trigger and sampling.trigger.keeps_figures and self._forgets:
-                yield from self._calling(picker, prompt[-1], first, room, clock, cancelled)
+                yield from self._calling(picker, first, room, clock, cancelled)
                 return
             yield first
             if greedy and self._speculates:
@@ -88,7 +88,6 @@ class LlamaDecoder:
     def _calling(
         self,
         picker: Picker,
-        before: int,
         first: Chosen,
         room: int,
         clock: Clock,
@@ -97,16 +96,18 @@ class LlamaDecoder:
         """Yield an answer that may call tools: what may be a call is held until it is over.
 
         A call with a figure that the grammar would change is taken back, and the answer goes on in
-        words from `before`, the token after which it began.
+        words from the row of logits before it.
         """
         said: list[int] = []
         held = [first]
+        row = self._row(-1)
         while True:
             last = held[-1][0]
             over = llama.llama_vocab_is_eog(self._vocab, last)
             if picker.changes_figure:
-                self._take_back(len(self._sequence) - len(held))
-                self._sequence.decode([before])
+                # The token before the call is not evaluated again: alone it may give other bits.
+                self._take_back(len(self._sequence) - len(held) + 1)
+                self._set_row(row)
                 picker.take_back(said)
                 held = [picker.pick()]
                 continue
@@ -114,10 +115,12 @@ class LlamaDecoder:
             if is_over or not picker.may_call:
                 yield from self._handed_out(held)
                 said += (token for token, _ in held)
-                before, held = last, []
+                held = []
             if is_over:
                 return
             held.append(self._step(picker, last, clock))
+            if len(held) == 1 and picker.may_call:
+                row = self._row(-1)
 
     def _step(self, picker: Picker, token: int, clock: Clock) -> Chosen:
         began = time.perf_counter()
@@ -236,6 +239,10 @@ class LlamaDecoder:
             self._budget.tried(len(tokens), 0, tried_s)
 
         return alone
+
+    def _set_row(self, row: bytes) -> None:
+        """Make a row of logits the last one again."""
+        ctypes.memmove(llama.llama_get_logits_ith(self._ctx, -1), row, self._row_bytes)
 
     def _row(self, row: int) -> bytes:
         return ctypes.string_at(llama.llama_get_logits_ith(self._ctx, row), self._row_bytes)

@@ -5,8 +5,8 @@ is tested against the grammar first, and so is its text: llama.cpp's decoder tak
 for the character 0, which its test of a token lets through and its grammar does not. An answer
 under a grammar is whole UTF-8, whatever the model's tokens are.
 
-A grammar that refuses a figure changes it: `140` at most 100 becomes 14. Where an answer may call
-tools and need not, that is noted, for the call is not what the model would say (ADR 20).
+A grammar may change a figure: `140` at most 100 becomes 14. Where an answer may call tools and need
+not, that is noted, for the call is not what the model would say (ADR 20).
 """
 
 import codecs
@@ -20,14 +20,15 @@ from llama_cpp import llama_cpp as llama
 
 from device.engine.answering import Chosen
 from device.engine.base import Sampling
+from device.engine.figures import is_changed
 from device.engine.llama import objects as opening
 from device.engine.waiting import Waiting, quoted
 from device.errors import DeviceError
 
 _NEVER = -9999.0
 """Log-probability that OpenAI's API gives for a probability of 0."""
-_BEFORE_FIGURES = frozenset(bytes([each]) for each in b'0123456789":=-.,[( ')
-"""What a figure in a call's arguments goes on from, or begins after."""
+_CALL_END = 64
+"""Bytes at the end of a call that are remembered: more than a figure has."""
 _WORDS = 3
 """32-bit words of a llama_token_data: id, logit, p."""
 
@@ -50,10 +51,12 @@ class Picker:
         self._chain = opening.sampler(vocab, sampling)
         self._unfinished = b""
         """Bytes of a character of the held answer that is not whole yet."""
-        self._last = b""
-        """Last byte of a call so far."""
+        self._call = b""
+        """End of the call so far."""
+        self._is_silent = False
+        """Whether a call was taken back and nothing was said yet, so that some word must come."""
         self.changes_figure = False
-        """Whether the grammar of a call refused a figure that the model would have said."""
+        """Whether the grammar of a call changed a figure that the model would have said."""
 
     @property
     def may_call(self) -> bool:
@@ -67,6 +70,8 @@ class Picker:
             self._grammar = None
         assert self._sampling.trigger
         self._waits = Waiting(self._sampling.trigger, shut=True)
+        self._is_silent = not said
+        self._call = b""
         self.changes_figure = False
         llama.llama_sampler_reset(self._chain)
         for token in said:
@@ -91,25 +96,27 @@ class Picker:
     def _held(self, row: int) -> int:
         """Return the choice among the tokens that the grammar allows."""
         if self._sampling.penalized:
-            # The chain counts each token that it chooses, so it must not choose a wrong one first.
-            self._note(_Scores(self._ctx, row, self._size).chosen(self._chain, set()))
-            token = self._allowed(row)
-            llama.llama_sampler_accept(self._chain, token)
+            # The chain counts each token that it samples, so it must not sample a wrong one.
+            first = _Scores(self._ctx, row, self._size).chosen(self._chain, set())
         else:
-            token = llama.llama_sampler_sample(self._chain, self._ctx, row)
-            self._note(token)
-            token = token if self._allows(token) else self._allowed(row)
+            first = llama.llama_sampler_sample(self._chain, self._ctx, row)
+
+        token = first if self._allows(first) else self._allowed(row)
+        if token != first:
+            self._note(first, token)
+        if self._sampling.penalized:
+            llama.llama_sampler_accept(self._chain, token)
         llama.llama_sampler_accept(self._grammar, token)
-        self._last = self._piece(token)[-1:] or self._last
+        self._call = (self._call + self._piece(token))[-_CALL_END:]
         self._unfinished = self._left_after(token) or b""
         return token
 
-    def _note(self, token: int) -> None:
-        """Note whether a token is a part of a figure that the grammar of a call refuses."""
-        first = self._piece(token)[:1]
-        is_figure = (first.isdigit() or first == b"-") and self._last in _BEFORE_FIGURES
-        if self._sampling.trigger and is_figure and not self._allows(token):
-            self.changes_figure = True
+    def _note(self, refused: int, taken: int) -> None:
+        """Note whether a figure of a call changes with a token in place of a refused one."""
+        trigger = self._sampling.trigger
+        if trigger and trigger.keeps_figures and not trigger.in_id(self._call):
+            pieces = self._piece(refused), self._piece(taken)
+            self.changes_figure = self.changes_figure or is_changed(self._call, *pieces)
 
     def _free(self, waits: Waiting, row: int) -> int:
         """Return the choice among all tokens, but none that begins a call as no call begins."""
@@ -117,11 +124,13 @@ class Picker:
         refused: set[int] = set()
         while True:
             token = scores.chosen(self._chain, refused)
-            step = waits.after(self._piece(token))
+            ends = self._is_silent and llama.llama_vocab_is_eog(self._vocab, token)
+            step = None if ends else waits.after(self._piece(token))
             if step is not None:
                 break
             refused.add(token)
 
+        self._is_silent = False
         llama.llama_sampler_accept(self._chain, token)
         if waits.accept(step):
             # The rest of the head is the beginning of what the grammar describes.

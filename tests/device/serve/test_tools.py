@@ -439,8 +439,26 @@ FREE = {
 }
 
 
-@pytest.mark.parametrize(("tools", "keeps"), [([LED], True), ([FREE], False), ([FREE, LED], True)])
-def test_a_call_is_held_until_it_is_over_where_a_figure_may_be_refused(
+def tool(name: str, **value: Any) -> dict[str, Any]:
+    """Return a tool with one argument of this schema."""
+    parameters = {"type": "object", "properties": {"value": value}}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+@pytest.mark.parametrize(
+    ("tools", "keeps"),
+    [
+        ([LED], True),
+        ([FREE], False),
+        ([FREE, LED], True),
+        ([tool("fan", maximum=100)], True),
+        ([tool("fan", multipleOf=5)], True),
+        ([tool("door", type="string", maxLength=4)], True),
+        ([tool("relay_1", type="boolean")], True),
+        ([tool("relay", type="boolean")], False),
+    ],
+)
+def test_a_call_is_held_until_it_is_over_where_a_figure_may_be_changed(
     tools: list[dict[str, Any]], keeps: bool
 ) -> None:
     asked = read_tools({"tools": tools})

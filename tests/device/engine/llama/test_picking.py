@@ -1,13 +1,14 @@
 """Tokens under a grammar: no vocabulary ends the process, and what is answered is UTF-8."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from device.engine import load
 from device.engine.base import Engine, Sampling, Settings, Trigger
-from tests.fakes.tiny_gguf import tiny_gguf
+from tests.fakes.tiny_gguf import END, tiny_gguf
 
 QUESTION = list(b"<|im_start|>user\n")
 WRONG = (b"\xc0@", b"\xe0\x80\x80", b"a\xc0@", b"a\0b", b"\xed\xa0\x80", b"\xc3a")
@@ -124,6 +125,72 @@ def test_after_a_call_was_taken_back_the_memory_is_what_was_said(tmp_path: Path)
     assert first == second
     used.close()
     fresh.close()
+
+
+def test_a_figure_that_the_grammar_would_make_longer_becomes_words(plain: Engine) -> None:
+    text = answered(plain, LETTER, 'root ::= "5" [0-9] "x"', "x")
+    assert "x5" not in text
+    assert answered(plain, LETTER, 'root ::= "5x"', "x") == "x5x"
+
+
+def test_a_figure_that_is_one_token_with_its_space_becomes_words(tmp_path: Path) -> None:
+    engine = load(tiny_gguf(tmp_path / "64.gguf", words=[" 64"], drawn=True), Settings(context=256))
+    assert "64" not in answered(engine, 259, 'root ::= " 64 6" [0-3]', " 64")
+    assert answered(engine, 259, 'root ::= " 64"{20}', " 64") == " 64" * 12
+    engine.close()
+
+
+def test_an_answer_in_place_of_a_call_is_not_empty(plain: Engine) -> None:
+    asked = Sampling(
+        max_tokens=12,
+        grammar='root ::= "7" [0-3]',
+        trigger=Trigger("7"),
+        logit_bias=((SEVEN, 300.0), (END, 200.0), (LETTER, 100.0)),
+    )
+    assert "".join(step.text for step in plain.generate(QUESTION, asked)) == "x"
+
+
+def test_an_answer_in_place_of_a_call_says_no_more_than_half_of_its_beginning(
+    plain: Engine,
+) -> None:
+    text = answered(plain, SEVEN, 'root ::= "7" [0-3]', "777777")
+    assert "777" in text
+    assert "7777" not in text
+
+
+@pytest.mark.parametrize("before_id", ["7", ""])
+def test_the_id_of_a_call_is_no_figure(plain: Engine, before_id: str) -> None:
+    asked = Sampling(
+        max_tokens=12,
+        grammar='root ::= "7" [0-9]{2} "x"',
+        trigger=Trigger("7", before_id=before_id),
+        logit_bias=((SEVEN, 100.0),),
+    )
+    text = "".join(step.text for step in plain.generate(QUESTION, asked))
+    assert (text == "7777x") is bool(before_id)
+
+
+def test_a_prompt_after_a_call_that_was_taken_back_reuses_what_any_other_would(
+    plain: Engine,
+) -> None:
+    plain.forget()
+    answered(plain, SEVEN, 'root ::= "7" [0-3]', "7")
+    *_, last = plain.generate([*QUESTION, ord("?"), ord("\n")], Sampling(max_tokens=1))
+    assert last.timing
+    assert last.timing.reused_tokens == 0
+
+
+def test_a_call_that_is_taken_back_is_answered_from_the_scores_before_it(plain: Engine) -> None:
+    grammar = 'root ::= "7" [0-3]'
+    asked = Sampling(max_tokens=4, trigger=Trigger("7"), grammar=grammar, top_logprobs=2)
+    biased = replace(asked, logit_bias=((SEVEN, 100.0),))
+    plain.forget()
+    words = list(plain.generate(QUESTION, biased))
+    plain.forget()
+    (any_, *_) = plain.generate(QUESTION, replace(asked, max_tokens=1))
+    assert [each.logprob for each in words[0].candidates[1:]] == [
+        each.logprob for each in any_.candidates[1:]
+    ]
 
 
 def test_arguments_of_free_texts_are_sent_as_they_come(plain: Engine) -> None:
