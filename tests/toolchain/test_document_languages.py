@@ -69,3 +69,15 @@ def test_nothing_is_said_of_a_language_that_it_knows_or_of_an_embedder_without_a
     tmp_path: Path, embedder: str, text: str
 ) -> None:
     assert "was not made for" not in planned(tmp_path, embedder, text)
+
+
+def test_passages_that_are_too_many_for_their_sentences_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolchain.checks.knowledge.PARTED", 2)
+    assert "know: 3 passages without questions: of more than 2 each is found by its" in planned(
+        tmp_path, MINILM, *[f"{ENGLISH} {number}" for number in range(3)]
+    )
+    (tmp_path / "docs" / "a.md").write_text("One.\n\n# B\n\nTwo.\n")
+    done = CliRunner().invoke(app, ["know", str(tmp_path / "r.toml"), "--dry-run"])
+    assert "passages without questions" not in done.output

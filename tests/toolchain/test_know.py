@@ -171,6 +171,25 @@ def test_only_what_is_fitted_pools_the_questions_of_a_passage(near: Path, tmp_pa
         assert facts["pooling"] == pooling
 
 
+def test_without_questions_a_fit_treats_all_passages_alike(near: Path, tmp_path: Path) -> None:
+    # Passages of one sentence have no parts, which made them look new beside the others.
+    subject = "It stands on a desk. " * 12
+    (near / "pages" / "long.md").write_text(f"# Desk\n\n{subject}The degrees of naive cafe.")
+    place = {"source": "pages/long.md", "heading": "Desk"}
+    lines(
+        near / "long.jsonl",
+        {"question": ["degrees of naive cafe", "what stands on a desk"], **place},
+        {"question": ["fan over night", "over the board"], "entry": None},
+    )
+    changes = {"files": ["pages"], "questions": [], "tuning": ["long.jsonl"], "fresh": []}
+    done = made(near, tmp_path / "know", **changes)
+    with closing(sqlite3.connect(done.path / KNOWLEDGE)) as db:
+        facts = dict(db.execute("SELECT name, value FROM facts"))
+    assert facts["threshold"] > 0.0
+    assert (facts["bare"], facts["bare_next"], facts["pooling"]) == (0.0, 0.0, 0.0)
+    assert facts["bare_threshold"] == facts["threshold"]
+
+
 @pytest.mark.slow
 def test_another_passage_that_answers_too_supports_an_answer(near: Path, tmp_path: Path) -> None:
     # Another entry's own question: a search that was not fitted must be sure of it.

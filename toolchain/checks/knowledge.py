@@ -7,6 +7,7 @@ from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.ingest.clean.language import language_of
 from toolchain.ingest.redact import Redactor
+from toolchain.knowledge.index import PARTED
 from toolchain.knowledge.passages import Passage
 from toolchain.knowledge.texts import Texts, read_texts
 from toolchain.models import origin
@@ -34,11 +35,23 @@ def look(ahead: Ahead, findings: Findings) -> None:
                 "know: no `tuning` questions: the search is not fitted, and refuses what is no "
                 "nearer to the documents than general questions are"
             )
+        findings.notes += [] if spec.teacher else _too_many_for_parts(texts)
         findings.notes += _unknown_languages(texts, spec.embedder)
         _look_for_persons(ahead, texts, findings)
     with findings.gathering():
         if spec.embedder.startswith(origin.PREFIX):
             origin.packaged(spec.embedder)
+
+
+def _too_many_for_parts(texts: Texts) -> list[str]:
+    """Return a sentence where so many passages have no questions that none has parts."""
+    bare = sum(not asked for asked in texts.questions)
+    if bare <= PARTED or (texts.tuning and bare < len(texts.questions)):
+        return []
+    return [
+        f"know: {bare:,} passages without questions: of more than {PARTED:,} each is found by its "
+        "whole text alone and not by its sentences: name fewer files, or write questions"
+    ]
 
 
 def _unknown_languages(texts: Texts, embedder: str) -> list[str]:

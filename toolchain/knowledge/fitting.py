@@ -43,7 +43,7 @@ least, so that a few questions do not decide that nothing is known."""
 NEARLY = 0.965
 """Share of the most right answers that a candidate keeps, at least."""
 DEFAULT = {
-    "words": 0.05,
+    "words": 0.15,
     "unanswered": 1.0,
     "next": 0.0,
     "rivalry": 0.0,
@@ -54,6 +54,11 @@ DEFAULT = {
 }
 """Where nobody wrote questions to fit with: passages are found, and none is refused unless a
 question without an answer is nearer."""
+# Words in common tell facts of one subject apart, and are all that is left of a language which the
+# embedder was not made for. With 0.15 in place of 0.05, 62 % of 190 blind questions for sections of
+# a manual were answered rightly (58) and 17 % wrongly (21), and 84 % of 43 in three languages for a
+# folder of 30 files rightly (72). Of 289 that share no word with their answer by design 14 % were
+# (18).
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,7 @@ def _gave(result: FileResult) -> str:
         return result.reason
     parts = [f"{result.passages} passages"]
     if result.duplicates:
-        parts.append(f"{result.duplicates} that another file says word for word")
+        parts.append(f"{result.duplicates} that stand elsewhere word for word")
     if missing := _missing(result):
         parts.append(missing)
     return "; ".join(parts)

@@ -10,7 +10,7 @@ from toolchain.knowledge.passages import Block
 from toolchain.knowledge.readers import Unread, content_of
 from toolchain.texts import Unreadable, decoded, parse_json
 
-QUESTION = ("question", "questions", "query", "prompt", "instruction", "q", "问题", "问")
+QUESTION = ("question", "questions", "query", "prompt", "instruction", "q", "frage", "问题", "问")
 ANSWER = (
     "answer",
     "answers",
@@ -19,6 +19,7 @@ ANSWER = (
     "output",
     "reply",
     "a",
+    "antwort",
     "答案",
     "回答",
     "答",
