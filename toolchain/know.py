@@ -25,7 +25,7 @@ from toolchain.knowledge.index import entries_of, set_fitted, write_index
 from toolchain.knowledge.source import embedder_folder
 from toolchain.knowledge.teacher import Teacher
 from toolchain.knowledge.texts import Texts
-from toolchain.knowledge.unfitted import GENERAL, general_questions, with_limit
+from toolchain.knowledge.unfitted import general_file, general_questions, with_limit
 from toolchain.knowledge.written import Written
 from toolchain.progress import Reporter
 from toolchain.recipe import KnowledgeGateSpec, KnowledgeSpec
@@ -72,7 +72,7 @@ def know(
         "runtime": runtime.name,
     }
     if not _has_tuning(texts):
-        inputs["general"] = file_digest(GENERAL)
+        inputs["general"] = file_digest(general_file(texts.library.passages))
     # The limits decide nothing that is made: another gate measures nothing again.
     made_by = spec.model_copy(update={"gate": KnowledgeGateSpec()})
     work = Work(stage="know", inputs=inputs, parameters=made_by, seed=seed, tools=("gguf",))
@@ -118,8 +118,8 @@ def _make(
     sha256 = file_digest(written.file)
     index = out / KNOWLEDGE
 
-    general = () if _has_tuning(texts) else general_questions()
-    asked = (*texts.tuning, *texts.fresh, *general)
+    unknown = () if _has_tuning(texts) else general_questions(general_file(passages))
+    asked = (*texts.tuning, *texts.fresh, *unknown)
     compared_texts = [entry.text for entry in entries]
     questions = [each.question.strip() for each in asked]
     with closing(VectorCache(cache / "vectors.db", _maker(runtime, sha256))) as kept:
@@ -142,7 +142,7 @@ def _make(
     trials, fresh = compared[:count], compared[count : count + len(texts.fresh)]
     # Where nobody wrote questions, all passages are alike: none is bare beside others.
     fitted = fit_with_bare(trials) if any(texts.questions) else fitting.candidates(trials)[0].fitted
-    if general:
+    if unknown:
         fitted = with_limit(fitted, compared[count + len(fresh) :])
     set_fitted(index, fitted, _goldens(texts, fitted, trials, fresh))
     if fresh:

@@ -211,7 +211,8 @@ def test_another_passage_that_answers_too_supports_an_answer(near: Path, tmp_pat
         ({"question": "x", "entry": True}, "there are 3 entries"),
         ({"question": "x", "source": "pages/fan.md", "heading": "No"}, "no section `No`"),
         ({"question": 3, "entry": 0}, "`question` must be a text"),
-        ({"question": "x"}, "no section"),
+        ({"question": "x"}, "names no passage: neither `entry` nor `source`"),
+        ({"question": "x", "source": "pages/fan.md"}, "no section"),
         (
             {"question": "x", "entry": None, "also": [{"entry": 0}]},
             "`also` names passages that answer, and `entry` says that none does",
@@ -303,6 +304,30 @@ def test_a_row_that_cannot_be_read_is_left_out_and_keeps_its_number(near: Path) 
     (asked,) = texts.fresh
     assert [texts.library.passages[each - 1].text for each in asked.right] == ["风扇。"]
     assert texts.library.files["faq.jsonl"].left_out
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'question,answer\nHow far?,\nHow soft?,Very.\nunreadable,"x\n'),
+        ("a.tsv", "Frage\tAntwort\nHow far?\t\nHow soft?\tVery.\n"),
+        ("a.json", '{"How far?": "", "How soft?": "Very."}'),
+        ("a.ndjson", '{"q": "How far?"}\n{"q": "How soft?", "a": "Very."}\n'),
+    ],
+)
+def test_the_rows_of_each_kind_of_table_have_numbers(near: Path, name: str, text: str) -> None:
+    (near / name).write_text(text, encoding="utf-8")
+    lines(near / "fresh.jsonl", {"question": "is it soft", "entry": 1})
+    texts = read_texts(spec(files=[name], questions=[], tuning=[]), near)
+    (asked,) = texts.fresh
+    assert [texts.library.passages[each - 1].text for each in asked.right] == ["Very."]
+
+
+def test_a_question_that_nothing_answers_finds_no_passage(near: Path) -> None:
+    lines(near / "questions.jsonl", {"question": "x", "entry": 0}, {"question": "y", "entry": None})
+    with pytest.raises(ConfigError, match=r"questions\.jsonl:2: no passage answers it") as caught:
+        read_texts(spec(), near)
+    assert "`unanswered`" in (caught.value.hint or "")
 
 
 def test_an_entry_whose_row_gave_no_passage_is_named(near: Path, tmp_path: Path) -> None:
