@@ -374,7 +374,7 @@ def _cost_claim(quick: bool) -> measure.Claim:
         Passage(text=". ".join(sentences[at : at + 4]), source="x.md")
         for at in range(0, len(sentences), 4)
     ]
-    entries = entries_of(passages, [()] * count, ())
+    entries = entries_of(passages, [()] * count, (), fitted=False)
     vectors = draw.normal(size=(len(entries), WIDTH)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 

@@ -114,7 +114,7 @@ def _make(
     report: Reporter,
 ) -> KnowledgeFigures:
     passages = texts.library.passages
-    entries = entries_of(passages, texts.questions, texts.unanswered)
+    entries = entries_of(passages, texts.questions, texts.unanswered, fitted=_has_tuning(texts))
     written = write_embedder(embedder, out / EMBEDDER, spec.scheme)
     sha256 = file_digest(written.file)
     index = out / KNOWLEDGE
@@ -131,8 +131,9 @@ def _make(
             entries,
             kept.vectors(compared_texts),
             sha256,
-            # Where nothing is fitted, a passage is as near as its closest entry.
-            POOLING if _has_tuning(texts) else 0.0,
+            # Several close questions count for more than one, several close parts do not. Where
+            # nothing is fitted, a passage is as near as its closest entry.
+            POOLING if _has_tuning(texts) and any(texts.questions) else 0.0,
         )
         vectors = kept.vectors(questions)
         kept.drop_others()
@@ -140,7 +141,8 @@ def _make(
     compared = _compare(asked, vectors, runtime, written.file, index, report)
     count = len(texts.tuning)
     trials, fresh = compared[:count], compared[count : count + len(texts.fresh)]
-    fitted = fit_with_bare(trials)
+    # Where nobody wrote questions, all passages are alike: none is bare beside others.
+    fitted = fit_with_bare(trials) if any(texts.questions) else fitting.candidates(trials)[0].fitted
     if common:
         weights = [each.weight for each in common]
         fitted = with_limit(fitted, compared[count + len(fresh) :], weights)

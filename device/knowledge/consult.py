@@ -88,13 +88,21 @@ def _instructs(message: Message) -> bool:
 
 
 def _find(index: Index, messages: Sequence[Message], take: int) -> Found:
-    """Search for the last question, or for it together with the one before that it goes on."""
+    """Search for the last question, or for it together with the one before that it goes on.
+
+    The one before may make sure of a passage, and not choose it: what is found together must be the
+    nearest to the last question alone.
+    """
+    # Otherwise the passage of the one before answers any short question. On the help desk, after
+    # ten answered questions, 36 % of 25 short ones without an answer were answered (4 % where they
+    # were asked alone), and 4 % by this rule.
     asked = [str(each["content"]) for each in messages if each["role"] == "user"]
     found = index.search(asked[-1], take)
     if found.known or len(asked) < 2 or len(asked[-1]) > _FEW_CHARACTERS:
         return found
     both = index.search(f"{asked[-2]} {asked[-1]}", take)
-    return both if both.known else found
+    nearest, together = ([hit.id for hit in each.hits[:1]] for each in (found, both))
+    return both if both.known and together == nearest else found
 
 
 def _unknown(question: str, found: Found) -> str:

@@ -55,7 +55,7 @@ def knowing_bundle(
     tiny_bundle(folder, context=context, recites=recites, system=system)
     embedder = write_embedder(tiny_bert(folder.with_name("bert")), folder / EMBEDDER, "F16").file
     asked = [each.questions or (FAN,) for each in passages]
-    entries = entries_of(passages, asked, ())
+    entries = entries_of(passages, asked, (), fitted=True)
     write_index(
         folder / KNOWLEDGE,
         passages,

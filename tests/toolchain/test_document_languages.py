@@ -1,4 +1,4 @@
-"""Documents in a language that their embedder was not made for: named by the plan."""
+"""What the plan says of documents: languages, sentences, and questions that measure nothing."""
 
 from pathlib import Path
 
@@ -69,3 +69,26 @@ def test_nothing_is_said_of_a_language_that_it_knows_or_of_an_embedder_without_a
     tmp_path: Path, embedder: str, text: str
 ) -> None:
     assert "was not made for" not in planned(tmp_path, embedder, text)
+
+
+def test_passages_that_are_too_many_for_their_sentences_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolchain.checks.knowledge.PARTED", 2)
+    assert "know: 3 passages without questions: of more than 2 each is found by its" in planned(
+        tmp_path, MINILM, *[f"{ENGLISH} {number}" for number in range(3)]
+    )
+    (tmp_path / "docs" / "a.md").write_text("One.\n\n# B\n\nTwo.\n")
+    done = CliRunner().invoke(app, ["know", str(tmp_path / "r.toml"), "--dry-run"])
+    assert "passages without questions" not in done.output
+
+
+def test_questions_that_measure_what_they_were_fitted_with_are_named(tmp_path: Path) -> None:
+    place = '"source": "docs/a.md", "heading": "Part 0"'
+    (tmp_path / "fit.jsonl").write_text(f'{{"question": "Is it on?", {place}}}\n')
+    (tmp_path / "new.jsonl").write_text(f'{{"question": ["is  it ON?", "Why?"], {place}}}\n')
+    recipe = f'{MINILM}"\ntuning = ["fit.jsonl"]\nfresh = ["new.jsonl"]\nanswer = "quote'
+    assert (
+        "know: 1 of 2 `fresh` questions are among those that the search is made of or fitted with, "
+        "and measure nothing: `is it ON?`"
+    ) in planned(tmp_path, recipe, ENGLISH)

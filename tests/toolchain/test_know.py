@@ -171,6 +171,25 @@ def test_only_what_is_fitted_pools_the_questions_of_a_passage(near: Path, tmp_pa
         assert facts["pooling"] == pooling
 
 
+def test_without_questions_a_fit_treats_all_passages_alike(near: Path, tmp_path: Path) -> None:
+    # Passages of one sentence have no parts, which made them look new beside the others.
+    subject = "It stands on a desk. " * 12
+    (near / "pages" / "long.md").write_text(f"# Desk\n\n{subject}The degrees of naive cafe.")
+    place = {"source": "pages/long.md", "heading": "Desk"}
+    lines(
+        near / "long.jsonl",
+        {"question": ["degrees of naive cafe", "what stands on a desk"], **place},
+        {"question": ["fan over night", "over the board"], "entry": None},
+    )
+    changes = {"files": ["pages"], "questions": [], "tuning": ["long.jsonl"], "fresh": []}
+    done = made(near, tmp_path / "know", **changes)
+    with closing(sqlite3.connect(done.path / KNOWLEDGE)) as db:
+        facts = dict(db.execute("SELECT name, value FROM facts"))
+    assert facts["threshold"] > 0.0
+    assert (facts["bare"], facts["bare_next"], facts["pooling"]) == (0.0, 0.0, 0.0)
+    assert facts["bare_threshold"] == facts["threshold"]
+
+
 @pytest.mark.slow
 def test_another_passage_that_answers_too_supports_an_answer(near: Path, tmp_path: Path) -> None:
     # Another entry's own question: a search that was not fitted must be sure of it.
@@ -192,7 +211,8 @@ def test_another_passage_that_answers_too_supports_an_answer(near: Path, tmp_pat
         ({"question": "x", "entry": True}, "there are 3 entries"),
         ({"question": "x", "source": "pages/fan.md", "heading": "No"}, "no section `No`"),
         ({"question": 3, "entry": 0}, "`question` must be a text"),
-        ({"question": "x"}, "no section"),
+        ({"question": "x"}, "names no passage: neither `entry` nor `source`"),
+        ({"question": "x", "source": "pages/fan.md"}, "no section"),
         (
             {"question": "x", "entry": None, "also": [{"entry": 0}]},
             "`also` names passages that answer, and `entry` says that none does",
@@ -284,6 +304,30 @@ def test_a_row_that_cannot_be_read_is_left_out_and_keeps_its_number(near: Path) 
     (asked,) = texts.fresh
     assert [texts.library.passages[each - 1].text for each in asked.right] == ["风扇。"]
     assert texts.library.files["faq.jsonl"].left_out
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'question,answer\nHow far?,\nHow soft?,Very.\nunreadable,"x\n'),
+        ("a.tsv", "Frage\tAntwort\nHow far?\t\nHow soft?\tVery.\n"),
+        ("a.json", '{"How far?": "", "How soft?": "Very."}'),
+        ("a.ndjson", '{"q": "How far?"}\n{"q": "How soft?", "a": "Very."}\n'),
+    ],
+)
+def test_the_rows_of_each_kind_of_table_have_numbers(near: Path, name: str, text: str) -> None:
+    (near / name).write_text(text, encoding="utf-8")
+    lines(near / "fresh.jsonl", {"question": "is it soft", "entry": 1})
+    texts = read_texts(spec(files=[name], questions=[], tuning=[]), near)
+    (asked,) = texts.fresh
+    assert [texts.library.passages[each - 1].text for each in asked.right] == ["Very."]
+
+
+def test_a_question_that_nothing_answers_finds_no_passage(near: Path) -> None:
+    lines(near / "questions.jsonl", {"question": "x", "entry": 0}, {"question": "y", "entry": None})
+    with pytest.raises(ConfigError, match=r"questions\.jsonl:2: no passage answers it") as caught:
+        read_texts(spec(), near)
+    assert "`unanswered`" in (caught.value.hint or "")
 
 
 def test_an_entry_whose_row_gave_no_passage_is_named(near: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ FIGURES = KnowledgeFigures(
     questions=1380,
     unanswered=240,
     files={
-        "faq.jsonl": "212 passages; 3 that another file says word for word",
+        "faq.jsonl": "212 passages; 3 that stand elsewhere word for word",
         "one.md": "1 passages",
         "half.pdf": "1 passages; not read: pages without text: 2",
         "scan.pdf": "has no text layer",

@@ -1,12 +1,14 @@
 """Documents of a recipe, and the questions for them, before anything is made of them."""
 
 from collections import Counter
+from itertools import chain
 
 from toolchain import bases
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError
 from toolchain.ingest.clean.language import language_of
 from toolchain.ingest.redact import Redactor
+from toolchain.knowledge.index import PARTED
 from toolchain.knowledge.passages import Passage
 from toolchain.knowledge.texts import Texts, read_texts
 from toolchain.models import origin
@@ -29,16 +31,49 @@ def look(ahead: Ahead, findings: Findings) -> None:
     with findings.gathering():
         texts = read_texts(spec, ahead.recipe.folder)
         findings.notes += [f"know: {name}: {reason}" for name, reason in texts.unread()]
-        if not spec.tuning:
+        if not any(each.right for each in texts.tuning):
             findings.notes.append(
                 "know: no `tuning` questions: the search is not fitted, and refuses what is no "
                 "nearer to the documents than general questions are"
             )
+        findings.notes += _known_before(texts)
+        findings.notes += [] if spec.teacher else _too_many_for_parts(texts)
         findings.notes += _unknown_languages(texts, spec.embedder)
         _look_for_persons(ahead, texts, findings)
     with findings.gathering():
         if spec.embedder.startswith(origin.PREFIX):
             origin.packaged(spec.embedder)
+
+
+def _known_before(texts: Texts) -> list[str]:
+    """Return a sentence where questions that measure are among those that the search was made of.
+
+    They are compared without letters' case and spaces.
+    """
+    asked = chain([each.question for each in texts.tuning], texts.unanswered, *texts.questions)
+    known = set(map(_plain, asked))
+    same = [each.question for each in texts.fresh if _plain(each.question) in known]
+    if not same:
+        return []
+    return [
+        f"know: {len(same):,} of {len(texts.fresh):,} `fresh` questions are among those that the "
+        f"search is made of or fitted with, and measure nothing: `{same[0][:60]}`"
+    ]
+
+
+def _plain(question: str) -> str:
+    return " ".join(question.casefold().split())
+
+
+def _too_many_for_parts(texts: Texts) -> list[str]:
+    """Return a sentence where so many passages have no questions that none has parts."""
+    bare = sum(not asked for asked in texts.questions)
+    if bare <= PARTED or (texts.tuning and bare < len(texts.questions)):
+        return []
+    return [
+        f"know: {bare:,} passages without questions: of more than {PARTED:,} each is found by its "
+        "whole text alone and not by its sentences: name fewer files, or write questions"
+    ]
 
 
 def _unknown_languages(texts: Texts, embedder: str) -> list[str]:

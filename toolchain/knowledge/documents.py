@@ -113,7 +113,7 @@ def _read(name: str, found: Found, reader: Reader, kept: _Kept, words: int) -> F
     new = characters = duplicates = 0
     reason = ""
     try:
-        for passage in cut(reader(found.path, notes), name, words):
+        for passage in filter(_says_something, cut(reader(found.path, notes), name, words)):
             if kept.add(passage):
                 new += 1
                 characters += len(passage.text)
@@ -135,6 +135,12 @@ def _read(name: str, found: Found, reader: Reader, kept: _Kept, words: int) -> F
         reason=reason,
         left_out=tuple(notes),
     )
+
+
+def _says_something(passage: Passage) -> bool:
+    """Return whether a passage holds a letter or a digit, or is somebody's answer."""
+    # The vector of emojis and rules is close to any text that the embedder does not know.
+    return bool(passage.questions) or any(map(str.isalnum, passage.text))
 
 
 def _unknown(suffix: str, named: set[str]) -> str:

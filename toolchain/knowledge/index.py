@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _PAGE_BYTES = 4096
 PARTED = 10_000
-"""Most passages that are compared by their parts as well, which make the index four times as
-large."""
+"""Most passages without questions that are compared by their parts as well, which make the index
+four times as large."""
 FITTED = tuple(each.name for each in fields(Weights))
 """Facts that are fitted once the index can be searched."""
 
@@ -49,21 +49,28 @@ class Entry:
 
 
 def entries_of(
-    passages: Sequence[Passage], questions: Sequence[Sequence[str]], unanswered: Sequence[str]
+    passages: Sequence[Passage],
+    questions: Sequence[Sequence[str]],
+    unanswered: Sequence[str],
+    *,
+    fitted: bool,
 ) -> list[Entry]:
     """Return what is compared with a question: passages, their questions, then the others.
 
-    Where nobody wrote any question, a passage is compared by its parts as well, up to `PARTED`
-    passages.
+    A passage that nobody wrote questions for is compared by its parts as well, up to `PARTED` such
+    passages. In a `fitted` search none is if another passage has questions.
     """
-    # Beside passages with questions, parts say too little: those passages still come first.
-    parted = not any(questions) and len(passages) <= PARTED
+    # A fit treats passages without questions by themselves (bare.py), and is worse with parts. Not
+    # fitted, ten answers with questions beside 109 sections left 47 % of the sections' questions
+    # with their section first where no section had parts, and 68 % where they had.
+    bare = sum(not asked for asked in questions)
+    parted = bare <= PARTED and not (fitted and any(questions))
     entries = []
     for number, (passage, asked) in enumerate(zip(passages, questions, strict=True), 1):
         heading = passage.heading.rpartition(" › ")[2]
         text = f"{heading}. {passage.text}" if heading else passage.text
         entries.append(Entry(text=text, passage=number))
-        if parted:
+        if parted and not asked:
             entries += [Entry(text=each, passage=number, part=True) for each in parts(passage.text)]
         entries += [Entry(text=each, passage=number) for each in asked]
     return entries + [Entry(text=each, passage=None) for each in unanswered]

@@ -129,6 +129,11 @@ def sentences(text: str) -> Iterator[str]:
         yield from filter(None, map(str.strip, _parts(line, _ENDS[1])))
 
 
+def runs(text: str, words: int) -> Iterator[str]:
+    """Yield a text in pieces of at most `words` words, cut between words wherever that is."""
+    yield from filter(None, map(str.strip, _pieces(text, words, len(_ENDS) - 1)))
+
+
 def _length(text: str, words: int) -> float:
     """Return the number of words of a text, and infinity for one of very many characters."""
     # Counting takes a list of all words, which is twenty times as large as the text.

@@ -13,6 +13,7 @@ from toolchain.knowledge.written import (
     Places,
     Written,
     answers_of,
+    read_asked,
     read_unanswered,
     read_written,
 )
@@ -96,7 +97,7 @@ def read_texts(spec: KnowledgeSpec, near: Path) -> Texts:
     library = replace(library, passages=tuple(map(_named, library.passages)))
     places = Places(library.passages, answers_of(library.passages, near))
     questions = [list(passage.questions) for passage in library.passages]
-    for written in read_written(spec.questions, near, places):
+    for written in read_asked(spec.questions, near, places):
         for passage in written.right:
             questions[passage - 1].append(written.question)
     return Texts(
@@ -127,7 +128,7 @@ def _gave(result: FileResult) -> str:
         return result.reason
     parts = [f"{result.passages} passages"]
     if result.duplicates:
-        parts.append(f"{result.duplicates} that another file says word for word")
+        parts.append(f"{result.duplicates} that stand elsewhere word for word")
     if missing := _missing(result):
         parts.append(missing)
     return "; ".join(parts)

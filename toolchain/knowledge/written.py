@@ -15,8 +15,7 @@ from typing import Any
 from toolchain.artifacts import read_jsonl
 from toolchain.errors import ConfigError
 from toolchain.knowledge.passages import Block, Passage, tidy
-from toolchain.knowledge.readers.rows import block_of, json_lines
-from toolchain.texts import decoded
+from toolchain.knowledge.readers.rows import block_of, rows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,13 @@ class Places:
             if number is None:
                 raise ConfigError(f"{where}: entry {entry}: its row gave no passage")
             return frozenset([number])
-        place = (str(row.get("source", "")), str(row.get("heading", "")))
+        if "source" not in row:
+            raise ConfigError(
+                f"{where}: names no passage: neither `entry` nor `source`",
+                hint='a question with its "answer" belongs among `files`; these are questions for '
+                "passages of them, which a line names",
+            )
+        place = (str(row["source"]), str(row.get("heading", "")))
         if place not in self._sections:
             raise ConfigError(
                 f"{where}: no section `{place[1]}` in `{place[0]}`",
@@ -76,15 +81,12 @@ class Places:
 
 
 def answers_of(passages: Sequence[Passage], near: Path) -> dict[str, list[str]]:
-    """Return the answers of each JSONL file of questions and answers, in the file's order.
+    """Return the answers of each file of questions and answers, in the file's order.
 
     A row that cannot be read has a number too, and no answer.
     """
-    files = {each.source for each in passages if each.questions and each.source.endswith(".jsonl")}
-    return {
-        name: [_answer(row) for _, row in json_lines(decoded((near / name).read_bytes()))]
-        for name in files
-    }
+    files = {each.source for each in passages if each.questions}
+    return {name: [_answer(row) for row in rows_of(near / name)] for name in files}
 
 
 def _answer(row: Any) -> str:
@@ -95,6 +97,20 @@ def _answer(row: Any) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
+
+
+def read_asked(names: Sequence[str], near: Path, places: Places) -> list[Written]:
+    """Return the questions of files which passages are found by; raise ConfigError with the line
+    of one that no passage answers.
+    """
+    for name in names:
+        for where, row in _rows(name, near):
+            if not places.of(row, where):
+                raise ConfigError(
+                    f"{where}: no passage answers it, so none is found by it",
+                    hint="`unanswered` names files of such questions",
+                )
+    return read_written(names, near, places)
 
 
 def read_written(names: Sequence[str], near: Path, places: Places) -> list[Written]:

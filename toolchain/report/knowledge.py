@@ -27,7 +27,7 @@ KNOWN = {
     "also": "answered with another passage that answers it too",
     "unknown": "rightly said to be unknown",
 }
-_PASSAGES = re.compile(r"[0-9]+ passages?(; [0-9]+ that another file says word for word)?")
+_PASSAGES = re.compile(r"[0-9]+ passages?(; [0-9]+ that [a-z ]+ word for word)?")
 _Z = 1.959964
 """Standard normal deviate of a 95 % interval."""
 

@@ -54,7 +54,7 @@ def embed(text: str) -> list[float]:
 
 
 def written(file: Path, entries: list[Entry] | None = None) -> Path:
-    entries = entries or entries_of(PASSAGES, QUESTIONS, UNANSWERED)
+    entries = entries or entries_of(PASSAGES, QUESTIONS, UNANSWERED, fitted=True)
     vectors = np.array([embed(entry.text) for entry in entries], np.float32)
     write_index(file, PASSAGES, entries, vectors, "e" * 64)
     fitted = {"words": 0.1, "unanswered": 0.5, "next": 0.0, "threshold": 0.4}

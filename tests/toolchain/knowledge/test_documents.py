@@ -275,7 +275,7 @@ def test_all_that_became_of_each_file_is_said_at_once(tmp_path: Path) -> None:
     missing = "; ".join(f"line {line}: an empty answer" for line in (3, 4, 5))
     assert texts.results() == {
         "a.csv": f"1 passages; not read: {missing}; 2 more parts",
-        "b.txt": "0 passages; 1 that another file says word for word",
+        "b.txt": "0 passages; 1 that stand elsewhere word for word",
         "c.md": "is empty",
         "d.md": "1 passages",
     }
@@ -283,6 +283,20 @@ def test_all_that_became_of_each_file_is_said_at_once(tmp_path: Path) -> None:
         "a.csv": f"not read: {missing}; 2 more parts",
         "c.md": "is empty",
     }
+
+
+def test_a_passage_without_a_word_is_none_unless_it_answers(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "a.md": "# Faces\n\n😀 😃 🚤\n\n## Next\n\nWords.",
+            "b.txt": "* * *\n\n--- … ---",
+            "c.jsonl": '{"question": "Which sign ends a line?", "answer": "¶"}',
+        },
+    )
+    library = read_documents(["."], tmp_path)
+    assert [each.text for each in library.passages] == ["Words.", "¶"]
+    assert library.files["b.txt"].reason == "holds no text, or headings alone"
 
 
 @pytest.mark.parametrize(

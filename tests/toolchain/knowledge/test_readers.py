@@ -125,6 +125,22 @@ def test_hostile_markdown_ends(tmp_path: Path, markdown: str) -> None:
     assert bool(passages) != bool(result.reason)
 
 
+@pytest.mark.parametrize("deepest", [10, 49])
+def test_lists_within_lists_are_read_whole(tmp_path: Path, deepest: int) -> None:
+    text = "".join(f"{'  ' * depth}- level {depth}\n" for depth in range(deepest))
+    passages, result = read(tmp_path, "a.md", text)
+    assert f"level {deepest - 1}" in passages[-1].text
+    assert not result.left_out
+
+
+def test_what_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    text = "first\n\n" + "".join(f"{'  ' * depth}- level {depth}\n" for depth in range(60))
+    _, result = read(tmp_path, "a.md", text)
+    assert result.left_out == ("line 52: more than 100 lists and quotes within one another",)
+    _, result = read(tmp_path, "b.md", "- a\n" + ">" * 99 + " read\n")
+    assert not result.left_out
+
+
 def test_plain_text_keeps_short_lines_and_joins_wrapped_ones(tmp_path: Path) -> None:
     wrapped = (
         "This line of a paragraph was wrapped by an editor at a\nwidth that nobody sees any more."
@@ -141,7 +157,7 @@ def test_plain_text_keeps_short_lines_and_joins_wrapped_ones(tmp_path: Path) -> 
     ]
 
 
-def test_an_underlined_line_of_plain_text_is_a_heading(tmp_path: Path) -> None:
+def test_an_underlined_line_of_plain_text_is_a_heading_by_its_kind(tmp_path: Path) -> None:
     text = (
         "Opening hours\n=============\nDaily.\n\n"
         "Prices\n------\n\nTen euros.\n\n"
@@ -149,7 +165,7 @@ def test_an_underlined_line_of_plain_text_is_a_heading(tmp_path: Path) -> None:
     )
     assert texts(tmp_path, "a.txt", text) == [
         ("Opening hours", "Daily."),
-        ("Prices", "Ten euros."),
+        ("Opening hours › Prices", "Ten euros."),
         ("价格", "十元。"),
     ]
 

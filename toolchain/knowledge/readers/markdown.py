@@ -14,6 +14,11 @@ from toolchain.texts import decoded
 
 MAX_MARKDOWN_MIB = 8
 """The parser reads about 1 MiB a second."""
+MAX_NESTED = 100
+"""Lists and quotes within one another; an item of a list counts for two."""
+# The parser leaves out what is deeper, without a word. Its own bound of 20 is nine lists.
+_CONTAINERS = ("blockquote_open", "list_item_open")
+"""Tokens that hold blocks; a list holds items alone."""
 _MAX_INLINE = 10_000
 """Characters of a paragraph from which on its emphasis is not looked for: the search is quadratic
 in the worst case."""
@@ -48,12 +53,15 @@ def read(file: Path, notes: list[str]) -> Iterator[Block]:
         place.headings[0] = title[1] if title else ""
 
     # The inline rule is called for one paragraph at a time, so that one's tokens are held.
-    parser = MarkdownIt("commonmark").enable("table").disable("inline")
+    parser = MarkdownIt("commonmark", {"maxNesting": MAX_NESTED}).enable("table").disable("inline")
     environment: dict[str, object] = {}
     opened = Token("", "", 0)
     for token in parser.parse(text, environment):
         if token.type == "inline":
             token.content = _plain(parser, token.content, environment)
+        if token.nesting == 1 and token.level == MAX_NESTED - 1 and token.type in _CONTAINERS:
+            line = token.map[0] + 1 if token.map else 1
+            notes.append(f"line {line}: more than {MAX_NESTED} lists and quotes within one another")
         yield from _blocks(token, opened, place)
         opened = token
 

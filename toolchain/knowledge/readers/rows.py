@@ -10,7 +10,7 @@ from toolchain.knowledge.passages import Block
 from toolchain.knowledge.readers import Unread, content_of
 from toolchain.texts import Unreadable, decoded, parse_json
 
-QUESTION = ("question", "questions", "query", "prompt", "instruction", "q", "问题", "问")
+QUESTION = ("question", "questions", "query", "prompt", "instruction", "q", "frage", "问题", "问")
 ANSWER = (
     "answer",
     "answers",
@@ -19,6 +19,7 @@ ANSWER = (
     "output",
     "reply",
     "a",
+    "antwort",
     "答案",
     "回答",
     "答",
@@ -37,12 +38,35 @@ MAX_CELL_CHARACTERS = 131_072
 
 def read_jsonl(file: Path, notes: list[str]) -> Iterator[Block]:
     """Yield an answer for each line of a JSONL file."""
-    text = decoded(content_of(file))
-    yield from _answers(json_lines(text), notes)
+    yield from _answers(_jsonl_rows(file), notes)
 
 
 def read_json(file: Path, notes: list[str]) -> Iterator[Block]:
     """Yield an answer for each row of a JSON file: a list, or an object that holds one list."""
+    yield from _answers(_json_rows(file), notes)
+
+
+def read_csv(file: Path, notes: list[str]) -> Iterator[Block]:
+    """Yield an answer for each row of a CSV or TSV file whose first row names the columns."""
+    yield from _answers(_table_rows(file), notes)
+
+
+def rows_of(file: Path) -> Iterator[Any]:
+    """Yield the rows of a file of questions and answers, up to where it cannot be read."""
+    suffix = file.suffix.lower()
+    read = {".json": _json_rows, ".csv": _table_rows, ".tsv": _table_rows}.get(suffix, _jsonl_rows)
+    try:
+        for _, row in read(file):
+            yield row
+    except (Unread, Unreadable):
+        return
+
+
+def _jsonl_rows(file: Path) -> Iterator[tuple[str, Any]]:
+    yield from json_lines(decoded(content_of(file)))
+
+
+def _json_rows(file: Path) -> Iterator[tuple[str, Any]]:
     value = parse_json(decoded(content_of(file)))
     if isinstance(value, dict):
         lists = [each for each in value.values() if isinstance(each, list)]
@@ -56,11 +80,10 @@ def read_json(file: Path, notes: list[str]) -> Iterator[Block]:
             value = [value]
     if not isinstance(value, list):
         raise Unread(f"holds no list of questions and answers: {_KEYS}")
-    yield from _answers(((f"row {n}", row) for n, row in enumerate(value, 1)), notes)
+    yield from ((f"row {number}", row) for number, row in enumerate(value, 1))
 
 
-def read_csv(file: Path, notes: list[str]) -> Iterator[Block]:
-    """Yield an answer for each row of a CSV or TSV file whose first row names the columns."""
+def _table_rows(file: Path) -> Iterator[tuple[str, Any]]:
     text = decoded(content_of(file))
     first = text.partition("\n")[0]
     # A spreadsheet writes semicolons where the comma is the decimal sign.
@@ -77,7 +100,7 @@ def read_csv(file: Path, notes: list[str]) -> Iterator[Block]:
                 f"has no column `answer` (columns: {', '.join(names)[:80]}): "
                 "the first row names them, for instance `question,answer`"
             )
-        yield from _answers(_csv_rows(rows, names), notes)
+        yield from _csv_rows(rows, names)
     except csv.Error as error:
         raise Unreadable(rows.line_num, f"not valid CSV: {error}") from error
 

@@ -17,9 +17,14 @@ _WRAPPED_AT = 50
 def read(file: Path, notes: list[str]) -> Iterator[Block]:
     """Yield the blocks of a plain text."""
     headings: tuple[str, ...] = ()
+    underlines: list[str] = []
     for lines in _paragraphs(decoded(content_of(file))):
         if title := _heading(lines):
-            headings = (title,)
+            # As in reStructuredText: the first kind of underline is the highest level.
+            sign = lines[1].strip()[0]
+            if sign not in underlines:
+                underlines.append(sign)
+            headings = (*headings[: underlines.index(sign)], title)
             lines = lines[2:]
         yield from blocks_of(lines, headings)
 
