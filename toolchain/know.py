@@ -120,7 +120,7 @@ def _make(
     index = out / KNOWLEDGE
 
     common = [] if _has_tuning(texts) else common_questions(each.text for each in passages)
-    asked = (*texts.tuning, *texts.fresh, *(each.written for each in common))
+    asked = (*texts.tuning, *texts.fresh, *common)
     compared_texts = [entry.text for entry in entries]
     questions = [each.question.strip() for each in asked]
     with closing(VectorCache(cache / "vectors.db", _maker(runtime, sha256))) as kept:
@@ -144,8 +144,7 @@ def _make(
     # Where nobody wrote questions, all passages are alike: none is bare beside others.
     fitted = fit_with_bare(trials) if any(texts.questions) else fitting.candidates(trials)[0].fitted
     if common:
-        weights = [each.weight for each in common]
-        fitted = with_limit(fitted, compared[count + len(fresh) :], weights)
+        fitted = with_limit(fitted, compared[count + len(fresh) :])
     set_fitted(index, fitted, _goldens(texts, fitted, trials, fresh))
     if fresh:
         measured = zip(texts.fresh, fresh, strict=True)

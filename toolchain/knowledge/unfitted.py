@@ -2,14 +2,12 @@
 
 Questions of common knowledge stand for what documents do not answer: the limit is what few of them
 reach. It is measured with the recipe's own embedder and documents, since one embedder finds all
-texts alike and another none, and with questions in the documents' languages, since an embedder
-finds texts alike that share a language.
+texts alike and another none, and with questions in the documents' language, since an embedder finds
+texts alike that share one.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 from toolchain.ingest.clean.language import language_of
@@ -21,8 +19,6 @@ OTHERS = Path(__file__).with_name("common_questions.txt")
 """Questions in other languages than English: a language a section."""
 ENGLISH = "en"
 """Language of the questions for documents in languages that have none here."""
-LEAST_SHARE = 0.02
-"""Share of the documents from which on a language is asked in."""
 MOST = 0.7
 """Highest limit: documents of common knowledge do answer such questions, at cosines above this."""
 # With MiniLM as it is the limit was 0.21 for a manual's 109 passages, 0.44 for a handbook's 175. 22
@@ -30,31 +26,15 @@ MOST = 0.7
 # they do not answer; from Chinese questions 0.56, which let 14 through.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Common:
-    """A question that stands for what documents do not answer."""
+def common_questions(texts: Iterable[str]) -> list[Written]:
+    """Return the questions for documents with these texts, in the language of most of them.
 
-    written: Written
-    weight: float
-    """What it counts: those of a language count together as its share of the documents."""
-
-
-def common_questions(texts: Iterable[str]) -> list[Common]:
-    """Return the questions for documents with these texts, in their languages."""
+    Of a few in another language none is asked: the limit would be theirs alone.
+    """
     known = _by_language()
-    counts = _languages(texts)
-    shares: Counter[str] = Counter()
-    for language, count in counts.items():
-        if count >= LEAST_SHARE * counts.total():
-            shares[language if language in known else ENGLISH] += count
-    return [
-        Common(
-            written=Written(question=question, right=frozenset()),
-            weight=count / len(known[language]),
-        )
-        for language, count in sorted((shares or {ENGLISH: 1}).items())
-        for question in known[language]
-    ]
+    language, _ = (_languages(texts) or Counter({ENGLISH: 1})).most_common(1)[0]
+    questions = known.get(language, known[ENGLISH])
+    return [Written(question=each, right=frozenset()) for each in questions]
 
 
 def _languages(texts: Iterable[str]) -> Counter[str]:
@@ -83,19 +63,10 @@ def _by_language() -> dict[str, list[str]]:
     return known
 
 
-def with_limit(fitted: Fitted, general: Sequence[Trial], weights: Sequence[float]) -> Fitted:
-    """Return fitted facts with the limit that at most `MAX_FALSE` of common questions reach.
-
-    `weights` are what each of them counts.
-    """
-    judged = [judge(trial.compared, fitted).certainty for trial in general]
-    reached = sorted(zip(judged, weights, strict=True), reverse=True)
-    # A question that adds up to the allowed weight exactly is let through, however it is rounded.
-    allowed = MAX_FALSE * sum(weights) * (1 + 1e-9)
-    sums = accumulate(weight for _, weight in reached)
-    first_refused = next(
-        sure for (sure, _), counted in zip(reached, sums, strict=True) if counted > allowed
-    )
+def with_limit(fitted: Fitted, common: Sequence[Trial]) -> Fitted:
+    """Return fitted facts with the limit that at most `MAX_FALSE` of common questions reach."""
+    reached = sorted((judge(trial.compared, fitted).certainty for trial in common), reverse=True)
+    first_refused = reached[int(MAX_FALSE * len(reached))]
     # Rounded upwards, so that this question itself is refused.
     limit = min(MOST, round(first_refused + 1e-6, 6))
     return {**fitted, "threshold": limit, "bare_threshold": limit}

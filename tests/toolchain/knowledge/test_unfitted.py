@@ -2,14 +2,9 @@
 
 import pytest
 
-from toolchain.knowledge.fitting import DEFAULT, Fitted, Trial, judge
-from toolchain.knowledge.unfitted import MOST, common_questions
-from toolchain.knowledge.unfitted import with_limit as with_weighted_limit
+from toolchain.knowledge.fitting import DEFAULT, Trial, judge
+from toolchain.knowledge.unfitted import MOST, common_questions, with_limit
 from toolchain.runtime.recall import Compared
-
-
-def with_limit(fitted: Fitted, general: list[Trial]) -> Fitted:
-    return with_weighted_limit(fitted, general, [1.0] * len(general))
 
 
 def trial(likeness: float) -> Trial:
@@ -54,55 +49,26 @@ CHINESE = SHORT * 2
 GERMAN = "Die Tür der Werkstatt wird um sechs abgeschlossen, und der Schlüssel ist beim Pförtner."
 
 
-def languages(texts: list[str]) -> dict[str, float]:
-    """Return how much the questions in each language count together, for some documents."""
-    counted: dict[str, float] = {}
-    for each in common_questions(texts):
-        assert not each.written.right
-        assert not each.written.also
-        code = next(
-            (
-                code
-                for code, known in {"de": "Wie heißt", "zh": "首都", "en": "capital of"}.items()
-                if known in each.written.question
-            ),
-            "other",
-        )
-        counted[code] = counted.get(code, 0.0) + each.weight
-    return counted
+FIRST = {
+    ENGLISH: "What is the capital of France?",
+    GERMAN: "Wie heißt die Hauptstadt von Frankreich?",
+    CHINESE: "法国的首都是哪里？",
+}
 
 
-def test_common_questions_are_in_the_languages_of_the_documents() -> None:
-    assert set(languages([ENGLISH])) == {"en", "other"}
-    assert set(languages([GERMAN])) == {"de", "other"}
-    assert set(languages([GERMAN, CHINESE, ENGLISH])) == {"en", "de", "zh", "other"}
-    assert set(languages([ENGLISH] * 99 + [CHINESE])) == {"en", "other"}
-    assert set(languages([SHORT] * 3)) == {"zh", "other"}
+@pytest.mark.parametrize("text", FIRST)
+def test_common_questions_are_in_the_language_of_most_documents(text: str) -> None:
+    others = [each for each in FIRST if each != text]
+    asked = common_questions([text, text, *others])
+    assert asked[0].question == FIRST[text]
+    assert len({each.question for each in asked}) == len(asked) >= 40
+    assert not any(each.right or each.also for each in asked)
+
+
+def test_texts_that_are_too_short_to_tell_are_told_together() -> None:
+    assert common_questions([SHORT] * 3)[0].question == FIRST[CHINESE]
 
 
 @pytest.mark.parametrize("texts", [[], ["12"], ["Η πόρτα του εργαστηρίου κλειδώνει στις έξι."]])
 def test_where_a_language_has_no_questions_english_ones_are_asked(texts: list[str]) -> None:
-    assert "en" in languages(texts)
-    assert len(common_questions(texts)) > 100
-
-
-def test_a_language_counts_by_its_share_of_the_documents() -> None:
-    texts = [GERMAN] * 3 + [CHINESE]
-    total = sum(each.weight for each in common_questions(texts))
-    assert total == pytest.approx(4.0)
-    german = sum(each.weight for each in common_questions([GERMAN] * 3))
-    assert german == pytest.approx(3.0)
-
-
-def test_a_heavy_question_takes_what_is_allowed() -> None:
-    general = [trial(0.1), *(trial(0.001 * number) for number in range(50))]
-    light = with_weighted_limit(DEFAULT, general, [1.0] * 51)
-    heavy = with_weighted_limit(DEFAULT, general, [10.0] + [1.0] * 50)
-    assert light["threshold"] < 0.1 < heavy["threshold"]
-
-
-def test_every_language_has_questions_enough_and_none_twice() -> None:
-    for text in (ENGLISH, GERMAN, CHINESE):
-        asked = [each.written.question for each in common_questions([text])]
-        assert len(asked) >= 40
-        assert len(set(asked)) == len(asked)
+    assert common_questions(texts)[0].question == FIRST[ENGLISH]
