@@ -5,6 +5,8 @@ to keep (ADR 20): a figure counts as changed if it may be. The form of a value (
 units) and its words do not count.
 """
 
+import re
+
 from device.manifest.markups import NATIVE
 
 _DIGITS = frozenset(b"0123456789")
@@ -17,6 +19,8 @@ _CLOSING = frozenset(b"}]>")
 """What closes an object, a list or a call: no figure begins or goes on after it."""
 _QUOTES = tuple(markup.quote.encode() for markup in NATIVE if markup.quote)
 """What else ends in `>`, and a text begins after it."""
+_EXACT = re.compile(rb"\.[0-9]{15}$")
+"""As many decimals as any grammar of numbers takes; the next ones are no more than rounding."""
 _NOTHING = frozenset((b"null", b"none", b"nan", b"undefined"))
 """What stands for a value that is not there."""
 _QUOTE = ord('"')
@@ -32,6 +36,8 @@ def is_changed(call: bytes, refused: bytes, taken: bytes) -> bool:
     if _is_in(before, _CLOSING) and not call.endswith(_QUOTES):
         return False
     if _is_in(would, _DIGITS):
+        if _EXACT.search(call):
+            return False
         return _figure(would) != _figure(does)
     if _is_in(call[-1:], _DIGITS):
         # It goes on otherwise (2.5 as 2), or goes on where it was to end (5 as 50).

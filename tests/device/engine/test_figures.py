@@ -18,6 +18,7 @@ CHANGED = {
     "0x40 as 0": ('{"p": 0', "x", "}"),
     "5-10 as 5": ('{"p": 5', "-", "}"),
     "07 as 0": ('{"p": 0', "7", "}"),
+    "a second in nanoseconds": ('{"p": 1732800000000000', "0", "}"),
     "null as 0": ('{"p":', " null", " 0"),
     "None as -1": ('{"p": ', "None", "-"),
     "eth2 as eth0": ('{"p": "eth', "2", "0"),
@@ -49,6 +50,7 @@ SAME = {
     "a figure after a call of JSON": ('"parameters": {"p": 7}}', " 1", "<|eot_id|>"),
     "a figure after Gemma's call": ("{p:7}<end_function_call>", "1", "<end_of_turn>"),
     "the end of a sentence": ('{"text": "at 5', '.",', '."'),
+    "the sixteenth decimal": ('{"p": 0.300000000000000', "0", "}"),
     "no text": ("", "", "f"),
 }
 
