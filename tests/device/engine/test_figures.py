@@ -18,6 +18,7 @@ CHANGED = {
     "0x40 as 0": ('{"p": 0', "x", "}"),
     "5-10 as 5": ('{"p": 5', "-", "}"),
     "07 as 0": ('{"p": 0', "7", "}"),
+    "a second in nanoseconds": ('{"p": 1732800000000000', "0", "}"),
     "null as 0": ('{"p":', " null", " 0"),
     "None as -1": ('{"p": ', "None", "-"),
     "eth2 as eth0": ('{"p": "eth', "2", "0"),
@@ -27,6 +28,8 @@ CHANGED = {
     "T31 as T21": ('{"at": "2026-11-28T', "3", "2"),
     "relay_3 as relay_1": ("relay_", "3", "1"),
     "12345 as 1234": ('{"code": "1234', "5", '"'),
+    "25:10 in a text without quotes": ("{at:<escape>", "3", "2"),
+    "25:10 in Gemma 4's text": ('{at:<|"|>', "3", "2"),
     "99 in a list": ('{"p": [1, 9', "9", "]"),
 }
 SAME = {
@@ -43,6 +46,11 @@ SAME = {
     "a list for a number": ('{"p": ', "[", "7"),
     "a key that nobody asked for": ('{"p": 7', ",", "}"),
     "a line break": ('{"p":', "\n", " "),
+    "a figure after a call": ("}}\n</tool_call>\n", "1", "<"),
+    "a figure after a call of JSON": ('"parameters": {"p": 7}}', " 1", "<|eot_id|>"),
+    "a figure after Gemma's call": ("{p:7}<end_function_call>", "1", "<end_of_turn>"),
+    "the end of a sentence": ('{"text": "at 5', '.",', '."'),
+    "the sixteenth decimal": ('{"p": 0.300000000000000', "0", "}"),
     "no text": ("", "", "f"),
 }
 
