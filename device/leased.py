@@ -70,6 +70,7 @@ def ends_with_host(child: "subprocess.Popen[bytes]", silent_s: float) -> Iterato
     gone: "list[DeviceError]" = []
 
     def follow() -> None:
+        """Kill the child once the host is gone."""
         try:
             _follow_host(over, silent_s)
         except DeviceError as error:
