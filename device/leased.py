@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from device import disk
 from device.child import die_with_parent
 from device.errors import DeviceError
 from device.facts import MEASURING, measuring, started_ticks, uptime_s
-from device.locks import locked
+from device.locks import holder, locked
 from device.manifest.leases import IN_RUNTIME, SILENT_S, WAIT_S
 from device.service import python_command
 from device.store import Store
@@ -69,6 +70,7 @@ def ends_with_host(child: "subprocess.Popen[bytes]", silent_s: float) -> Iterato
     gone: "list[DeviceError]" = []
 
     def follow() -> None:
+        """Kill the child once the host is gone."""
         try:
             _follow_host(over, silent_s)
         except DeviceError as error:
@@ -89,8 +91,14 @@ def ends_with_host(child: "subprocess.Popen[bytes]", silent_s: float) -> Iterato
         raise gone[0]
 
 
+def under_way(root: Path) -> "dict[str, Any] | None":
+    """Return verb, process and seconds of the measurement that goes on; None if there is none."""
+    # On a disk that takes no byte there is no note, and the kernel knows the process alone.
+    return measuring(str(root)) or holder(root / "run" / f"{MEASURING}.lock")
+
+
 def _busy(root: Path) -> DeviceError:
-    other = measuring(str(root))
+    other = under_way(root)
     who = f": `{other['verb']}`, process {other['pid']}, for {other['seconds']} s" if other else ""
     return DeviceError(
         "busy",

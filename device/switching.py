@@ -8,10 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from device import activation, health, service, trust
+from device import activation, health, leased, service, trust
 from device.activation import Limits
 from device.errors import DeviceError
-from device.facts import measuring
 from device.figures import figures
 from device.manifest.endpoint import PORT
 from device.store import Deployment, Store
@@ -130,7 +129,7 @@ def _state(store: Store) -> dict[str, Any]:
         "disk_free_bytes": shutil.disk_usage(store.root).free,
         "store_bytes": store.size_bytes(),
         "service": _service_state(store, current) if current else None,
-        "measuring": measuring(str(store.root)),
+        "measuring": leased.under_way(store.root),
         "changing": changing,
     }
 

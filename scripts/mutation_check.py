@@ -35,11 +35,13 @@ STORE_TEST = (
     "tests/device/test_crashes.py::test_no_crash_leaves_neither_the_old_nor_the_new_release"
 )
 FSYNC_TESTS = {
+    "device/disk.py: sync(entry)": "tests/device/test_disk.py::"
+    "test_where_one_call_hides_write_errors_each_file_is_synced",
     "device/feedback.py": "tests/device/test_feedback.py",
     "device/mender.py": "tests/device/test_mender.py::"
     "test_the_note_of_what_ran_before_outlives_the_loss_of_all_that_no_fsync_covers",
 }
-"""File → the test of its fsyncs; those of the store's own have STORE_TEST."""
+"""File, or one statement of it → the test of its fsyncs; the store's own have STORE_TEST."""
 LIMIT_S = 600
 NOWHERE = -1
 SYNCS = ("sync", "fsync", "sync_all", "disk.sync", "disk.fsync", "disk.sync_everything")
@@ -124,6 +126,7 @@ def _fsyncs() -> Iterator[Mutation]:
                 and _name(node.value.func) in SYNCS
             ):
                 where = path.relative_to(ROOT).as_posix()
+                statement = f"{where}: {ast.unparse(node)}"
                 assert node.end_lineno
                 yield Mutation(
                     f"fsync {where}:{node.lineno}",
@@ -131,7 +134,7 @@ def _fsyncs() -> Iterator[Mutation]:
                     node.lineno - 1,
                     node.end_lineno - node.lineno + 1,
                     "pass",
-                    FSYNC_TESTS.get(where, STORE_TEST),
+                    FSYNC_TESTS.get(statement) or FSYNC_TESTS.get(where, STORE_TEST),
                 )
 
 

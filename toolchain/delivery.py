@@ -233,6 +233,10 @@ def looking_first(address: str, terms: Terms) -> Iterator[Callable[[], Seen]]:
 
     It raises as `look_first` does.
     """
+    # Loaded before: two threads that import alike packages may find half of one.
+    from toolchain.board import loopback, ssh, virtual  # noqa: F401
+    from toolchain.push import fitness  # noqa: F401
+
     # A login and a start of Python take as long as the checks here, and more on a board.
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(look_first, address, terms).result

@@ -176,6 +176,18 @@ def test_a_note_of_a_process_that_nobody_waited_for_names_nobody(start: Start, r
     assert measuring(str(root)) is None
 
 
+def test_without_a_note_the_process_that_measures_is_known(start: Start, root: Path) -> None:
+    child = start("sleep=600")
+    said(child)
+    (root / "run" / "measuring.json").unlink()  # a disk that takes no byte has none
+    seen = leased.under_way(root)
+    assert seen is not None
+    assert seen["pid"] == child.pid
+    child.kill()
+    child.wait()
+    assert leased.under_way(root) is None
+
+
 def test_a_second_one_is_refused_with_the_name_of_the_first(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,16 @@ import pytest
 from tests.fakes.bundles import finished, make_bundle
 from toolchain import delivery
 from toolchain.board.kind import kind_of
-from toolchain.delivery import RECENT_S, Seen, host_name_of, origin_of, release_of
-from toolchain.errors import ConfigError
+from toolchain.delivery import (
+    RECENT_S,
+    Seen,
+    Terms,
+    host_name_of,
+    looking_first,
+    origin_of,
+    release_of,
+)
+from toolchain.errors import BoardError, ConfigError
 
 
 @pytest.mark.parametrize(
@@ -87,3 +96,28 @@ def test_an_emulated_board_is_measured_shortly_because_its_figures_say_nothing(
     device: Any = SimpleNamespace(kind=kind_of(address))
     delivery._measured(device, longest)
     assert asked == [tests]
+
+
+def test_a_board_is_looked_at_while_something_else_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    done_here = threading.Event()
+
+    def look(address: str, terms: Terms) -> Seen:
+        assert done_here.wait(timeout=60), "nothing was done meanwhile"
+        return Seen(facts={"machine": address}, stored={}, at_s=0.0)
+
+    monkeypatch.setattr(delivery, "look_first", look)
+    with looking_first("local", Terms(port=1)) as seen:
+        done_here.set()
+        assert seen().facts == {"machine": "local"}
+        assert seen() is seen(), "it is looked at once"
+
+
+def test_what_a_look_refuses_is_raised_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def look(address: str, terms: Terms) -> Seen:
+        raise BoardError(f"{address}: no way there")
+
+    monkeypatch.setattr(delivery, "look_first", look)
+    with looking_first("pi", Terms(port=1)) as seen, pytest.raises(BoardError, match="no way"):
+        seen()

@@ -201,6 +201,12 @@ def test_a_measurement_that_goes_on_is_named_with_its_process() -> None:
     assert "measured" not in text(STATUS)
 
 
+def test_a_change_that_goes_on_is_named_with_its_process() -> None:
+    said = text(status(changing={"verb": "activate", "pid": 78, "seconds": 9}))
+    assert "busy            with `activate` (process 78) for 9 s: other changes wait" in said
+    assert "busy" not in text(STATUS)
+
+
 def test_a_service_that_is_about_to_start_is_not_called_broken() -> None:
     said = text(status(service__healthy=False, service__health=None, service__starting=True))
     assert said.startswith("pi: pi-help-desk 1.1 is starting on port 8080\n")
