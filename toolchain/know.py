@@ -131,9 +131,7 @@ def _make(
             entries,
             kept.vectors(compared_texts),
             sha256,
-            # Several close questions count for more than one, several close parts do not. Where
-            # nothing is fitted, a passage is as near as its closest entry.
-            POOLING if _has_tuning(texts) and any(texts.questions) else 0.0,
+            _pooling(texts),
         )
         vectors = kept.vectors(questions)
         kept.drop_others()
@@ -141,8 +139,7 @@ def _make(
     compared = _compare(asked, vectors, runtime, written.file, index, report)
     count = len(texts.tuning)
     trials, fresh = compared[:count], compared[count : count + len(texts.fresh)]
-    # Where nobody wrote questions, all passages are alike: none is bare beside others.
-    fitted = fit_with_bare(trials) if any(texts.questions) else fitting.candidates(trials)[0].fitted
+    fitted = _fit(texts, trials)
     if common:
         fitted = with_limit(fitted, compared[count + len(fresh) :])
     set_fitted(index, fitted, _goldens(texts, fitted, trials, fresh))
@@ -166,6 +163,20 @@ def _make(
         fresh=fitting.scores(fresh, fitted),
         fresh_bare=fitting.scores(right_bare(fresh), fitted) if any(texts.questions) else None,
     )
+
+
+def _pooling(texts: Texts) -> float:
+    """Return the temperature at which a passage's likeness is pooled; 0: its closest entry's."""
+    # Several close questions count for more than one, where that is fitted; several parts do not.
+    return POOLING if _has_tuning(texts) and any(texts.questions) else 0.0
+
+
+def _fit(texts: Texts, trials: Sequence[fitting.Trial]) -> fitting.Fitted:
+    """Return what is fitted on the questions of `tuning`."""
+    if any(texts.questions):
+        return fit_with_bare(trials)
+    # Where nobody wrote questions, all passages are alike: none is bare beside others.
+    return fitting.candidates(trials)[0].fitted
 
 
 def _has_tuning(texts: Texts) -> bool:

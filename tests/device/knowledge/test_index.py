@@ -226,8 +226,10 @@ def test_instructions_of_the_client_switch_the_documents_off(index: Index) -> No
 
 
 def test_a_short_question_goes_on_about_the_one_before_it(index: Index) -> None:
-    said = ask(index, "lightning bolt on my screen", "It is the supply.", "and why that?")
-    assert said.text == PASSAGES[0].text
+    before = ("lightning bolt on my screen", "It is the supply.")
+    assert ask(index, "the screen again").text.startswith("My documents do not say that.")
+    assert ask(index, *before, "the screen again").text == PASSAGES[0].text
+    assert ask(index, *before, "address of a pub").text.startswith("My documents do not say that.")
 
 
 def test_the_model_reads_as_many_passages_as_have_room(index: Index) -> None:
