@@ -120,7 +120,7 @@ UNREAD = [
     ("a.jsonl", b"\x89PNG\r\n\x1a\n" + bytes(40), "a picture (PNG), whatever its name says", ""),
     ("a.jsonl", b"%PDF-1.7\n%\xe2\xe3\n", "a PDF document, whatever its name says", ""),
     ("a.csv", b"PK\x03\x04" + bytes(40), "a ZIP archive, as .xlsx and .docx are", ""),
-    ("a.txt", gzip.compress(b"a"), "packed with gzip, whatever its name says", ""),
+    ("a.txt", gzip.compress(b"a", mtime=0), "packed with gzip, whatever its name says", ""),
     ("a.jsonl.gz", b'{"question": "q"}', "not packed, though its name ends with .gz", "rename it"),
     ("a.jsonl", b'{\n "question": "q",\n "answer": "a"\n}', "not valid JSON", "jq -c . OLD"),
     ("a.jsonl", b'{"question": "q", "answer": "a"},\n', "not valid JSON", "without a comma"),

@@ -147,7 +147,7 @@ BAD: list[tuple[str, bytes, str]] = [
     ("a.jsonl.gz", b"not packed", "a.jsonl.gz: not packed, though its name ends with .gz"),
     (
         "a.jsonl.gz",
-        gzip.compress(LINES.encode() * 50)[:-12],
+        gzip.compress(LINES.encode() * 50, mtime=0)[:-12],
         "a.jsonl.gz: cut off or damaged: compressed file ended before the end-of-stream marker "
         "was reached",
     ),
