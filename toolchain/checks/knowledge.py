@@ -6,11 +6,11 @@ from itertools import chain
 from toolchain import bases
 from toolchain.checks import Ahead, Findings
 from toolchain.errors import ArtifactError, ConfigError
-from toolchain.ingest.clean.language import language_of
 from toolchain.ingest.redact import Redactor
 from toolchain.knowledge.index import PARTED
 from toolchain.knowledge.passages import Passage
 from toolchain.knowledge.texts import Texts, read_texts
+from toolchain.language import language_of
 from toolchain.models import origin
 
 

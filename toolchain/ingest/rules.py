@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from toolchain.ingest.clean import dirt_in
-from toolchain.ingest.clean.language import language_of
 from toolchain.ingest.entries import Document, Entry, Messages, Place
 from toolchain.ingest.found import Change, Finding, Found
 from toolchain.ingest.redact import Hit, Redactor, replaced
 from toolchain.ingest.redact.kept import Replaced
+from toolchain.language import language_of
 from toolchain.recipe import DataSpec
 
 PARTS: Mapping[str, str] = {

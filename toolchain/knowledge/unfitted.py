@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from toolchain.ingest.clean.language import language_of
 from toolchain.knowledge.fitting import DEFAULT, MAX_FALSE, Fitted, Trial, judge
 from toolchain.knowledge.written import Written
+from toolchain.language import language_of
 from toolchain.training.probe import read_questions
 
 OTHERS = Path(__file__).with_name("common_questions.txt")

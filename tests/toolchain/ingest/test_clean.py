@@ -12,8 +12,8 @@ from toolchain import shipped
 from toolchain.artifacts import Dataset
 from toolchain.ingest import ingest, look
 from toolchain.ingest.clean import dirt_in
-from toolchain.ingest.clean.language import language_of
 from toolchain.ingest.clean.near import near_pairs, share
+from toolchain.language import language_of
 from toolchain.progress import Silent
 from toolchain.recipe import DataSpec
 

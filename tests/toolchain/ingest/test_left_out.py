@@ -7,8 +7,8 @@ import pytest
 
 from toolchain.errors import ArtifactError, ToolchainError
 from toolchain.ingest import look
-from toolchain.ingest.clean.language import language_of
 from toolchain.ingest.files import expanded, text
+from toolchain.language import language_of
 from toolchain.recipe import DataSpec
 
 ROW = '{"question": "q%d", "answer": "a"}'
