@@ -72,7 +72,7 @@ def know(
         "texts": value_digest(texts),
         "runtime": runtime.name,
     }
-    if not _has_tuning(texts):
+    if not texts.can_fit:
         inputs["unfitted"] = value_digest(facts())
     # The limits decide nothing that is made: another gate measures nothing again.
     made_by = spec.model_copy(update={"gate": KnowledgeGateSpec()})
@@ -114,12 +114,12 @@ def _make(
     report: Reporter,
 ) -> KnowledgeFigures:
     passages = texts.library.passages
-    entries = entries_of(passages, texts.questions, texts.unanswered, fitted=_has_tuning(texts))
+    entries = entries_of(passages, texts.questions, texts.unanswered, fitted=texts.can_fit)
     written = write_embedder(embedder, out / EMBEDDER, spec.scheme)
     sha256 = file_digest(written.file)
     index = out / KNOWLEDGE
 
-    common = [] if _has_tuning(texts) else common_questions(each.text for each in passages)
+    common = [] if texts.can_fit else common_questions(each.text for each in passages)
     asked = (*texts.tuning, *texts.fresh, *common)
     compared_texts = [entry.text for entry in entries]
     questions = [each.question.strip() for each in asked]
@@ -168,7 +168,7 @@ def _make(
 def _pooling(texts: Texts) -> float:
     """Return the temperature at which a passage's likeness is pooled; 0: its closest entry's."""
     # Several close questions count for more than one, where that is fitted; several parts do not.
-    return POOLING if _has_tuning(texts) and any(texts.questions) else 0.0
+    return POOLING if texts.can_fit and any(texts.questions) else 0.0
 
 
 def _fit(texts: Texts, trials: Sequence[fitting.Trial]) -> fitting.Fitted:
@@ -177,11 +177,6 @@ def _fit(texts: Texts, trials: Sequence[fitting.Trial]) -> fitting.Fitted:
         return fit_with_bare(trials)
     # Where nobody wrote questions, all passages are alike: none is bare beside others.
     return fitting.candidates(trials)[0].fitted
-
-
-def _has_tuning(texts: Texts) -> bool:
-    """Return whether anybody wrote questions that the search can be fitted with."""
-    return any(each.right for each in texts.tuning)
 
 
 def _maker(runtime: Path, embedder: str) -> str:

@@ -31,7 +31,7 @@ def look(ahead: Ahead, findings: Findings) -> None:
     with findings.gathering():
         texts = read_texts(spec, ahead.recipe.folder)
         findings.notes += [f"know: {name}: {reason}" for name, reason in texts.unread()]
-        if not any(each.right for each in texts.tuning):
+        if not texts.can_fit:
             findings.notes.append(
                 "know: no `tuning` questions: the search is not fitted, and refuses what is no "
                 "nearer to the documents than general questions are"
@@ -68,7 +68,7 @@ def _plain(question: str) -> str:
 def _too_many_for_parts(texts: Texts) -> list[str]:
     """Return a sentence where so many passages have no questions that none has parts."""
     bare = sum(not asked for asked in texts.questions)
-    if bare <= PARTED or (texts.tuning and bare < len(texts.questions)):
+    if bare <= PARTED or (texts.can_fit and bare < len(texts.questions)):
         return []
     return [
         f"know: {bare:,} passages without questions: of more than {PARTED:,} each is found by its "

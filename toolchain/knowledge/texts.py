@@ -38,6 +38,11 @@ class Texts:
     """Questions of each passage that an embedder is tuned on, where a teacher wrote more: those of
     pages change with the pages."""
 
+    @property
+    def can_fit(self) -> bool:
+        """Whether anybody wrote questions that a search can be fitted with."""
+        return any(each.right for each in self.tuning)
+
     def lesson(self) -> Lesson:
         """Return what an embedder is tuned on: questions, and the answers that came with them.
 

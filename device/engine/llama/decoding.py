@@ -34,11 +34,10 @@ class LlamaDecoder:
         self._sequence = sequence
         self._vocab = llama.llama_model_get_vocab(model)
         self._row_bytes = llama.llama_vocab_n_tokens(self._vocab) * 4
-        takes_back = not (
+        self._forgets = not (
             llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
         )
-        self._forgets = takes_back
-        self._speculates = speculative and takes_back
+        self._speculates = speculative and self._forgets
         self._budget = DraftBudget()
         self.exact: dict[tuple[int, bool], bool] = {}
         """(tokens at once, whether the context is long) → whether a batch gave the bits of single
