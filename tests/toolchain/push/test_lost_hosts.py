@@ -58,6 +58,12 @@ def measures(board: FakeConnection) -> int | None:
     return pid
 
 
+def pushed(board: FakeConnection, runtime: Path, bundle: Path, port: int) -> Path:
+    """Have a board serve a bundle; return its store."""
+    push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
+    return board.home / "store"
+
+
 def host_of(board: FakeConnection, *words: str) -> "subprocess.Popen[bytes]":
     """Start a verb of the command line for a board, over a real sshd."""
     store = board.home / "store"
@@ -100,9 +106,7 @@ def sessions(host: int) -> list[int]:
 def test_a_bench_ends_with_its_host_and_the_service_goes_on(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, number: signal.Signals
 ) -> None:
-    bundle = make_bundle(tmp_path / "b", bench="hang")
-    push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
-    store = board.home / "store"
+    store = pushed(board, runtime, make_bundle(tmp_path / "b", bench="hang"), port)
     serving = Device(board).call("status")["service"]["pid"]
     host = host_of(board, "bench", "local")
     try:
@@ -128,9 +132,7 @@ def test_a_bench_ends_when_the_host_gives_up_and_goes_on_with_its_work(
     port: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bundle = make_bundle(tmp_path / "b", bench="hang")
-    push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
-    store = board.home / "store"
+    store = pushed(board, runtime, make_bundle(tmp_path / "b", bench="hang"), port)
     monkeypatch.setenv("HOME", str(board.home))
     monkeypatch.setenv("DEMITASSE_ROOT", str(store))
 
@@ -146,9 +148,7 @@ def test_a_bench_ends_when_the_host_gives_up_and_goes_on_with_its_work(
 def test_a_bench_ends_when_the_connection_is_gone(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int
 ) -> None:
-    bundle = make_bundle(tmp_path / "b", bench="hang")
-    push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
-    store = board.home / "store"
+    store = pushed(board, runtime, make_bundle(tmp_path / "b", bench="hang"), port)
     host = host_of(board, "bench", "local")
     wait_until(lambda: benches(store))
     for session in sessions(host.pid):
@@ -163,9 +163,7 @@ def test_a_bench_ends_when_the_connection_is_gone(
 def test_of_two_hosts_one_measures_and_the_other_waits_for_it(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int
 ) -> None:
-    bundle = make_bundle(tmp_path / "b", bench="hang")
-    push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
-    store = board.home / "store"
+    store = pushed(board, runtime, make_bundle(tmp_path / "b", bench="hang"), port)
     hosts = [host_of(board, "bench", "local")]
     try:
         wait_until(lambda: benches(store))
@@ -191,9 +189,7 @@ def test_of_two_hosts_one_measures_and_the_other_waits_for_it(
 def test_a_calibration_ends_with_its_host_and_the_release_runs_as_before(
     board: FakeConnection, runtime: Path, tmp_path: Path, port: int, number: signal.Signals
 ) -> None:
-    bundle = make_bundle(tmp_path / "b", search="hang")
-    push_unsigned(bundle, runtime, Device(board), Silent(), port=port)
-    store = board.home / "store"
+    store = pushed(board, runtime, make_bundle(tmp_path / "b", search="hang"), port)
     host = host_of(board, "calibrate", "local", "--budget", "1")
     try:
         wait_until(lambda: running(store / "runtimes", "search"))
